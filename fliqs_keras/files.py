@@ -1,0 +1,32 @@
+"""Files that are whole or not there."""
+
+import os
+import pathlib
+import tempfile
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it.
+
+    A failure leaves what was at `path` as it was.
+
+    Args:
+        path: The file to write.
+        content: What it holds; text is encoded as UTF-8.
+    """
+    path = pathlib.Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}."
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        # A temporary file is private; a result is as readable as any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,340 @@
+"""Quantizers: one tensor, many formats, an index variable that selects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from fliqs_keras import rounding, thresholds
+from fliqs_keras._tfmot import Quantizer
+from fliqs_keras.formats import Format, parse_format
+
+__all__ = ["SwitchableQuantizer"]
+
+Tensor = Any
+
+OFF = -1
+_RANGE_MOMENTUM = 0.99
+_OBSERVATION_RATE = 0.1
+_OBSERVED_EXAMPLES = 8
+_OBSERVED_VALUES = 1024
+
+
+@keras.saving.register_keras_serializable(package="fliqs_keras")
+class SwitchableQuantizer(keras.layers.Layer, Quantizer):
+    """Quantizes a tensor to one of several formats, chosen by a variable.
+
+    The quantizer holds an integer `index`, the format in use, and in
+    `thresholds` one clipping threshold for each format (switchable clipping,
+    FLIQS), for each channel where `channel_axes` are given. Choosing another
+    format is an assignment to `index`: nothing is traced or compiled anew,
+    and neither the compute nor the memory grows with the number of formats.
+
+    The thresholds are not trained. This class leaves them as they are set;
+    the quantizers that `fliqs_keras.apply` makes keep them up with the
+    tensor while it trains. Values are computed in float32 and returned in
+    the dtype of the input; gradients pass straight through except where the
+    input is clipped.
+
+    Args:
+        formats: Formats or their names, at least one.
+        channel_axes: Axes of the tensor along which thresholds differ.
+            Defaults to none: one threshold a format for the whole tensor.
+        decision: Name of the decision that chooses the format. Quantizers of
+            one decision are switched together. Defaults to none.
+        name: Name of the layer.
+
+    Raises:
+        ValueError: If `formats` is empty or holds a format twice, or if a
+            name is unknown.
+
+    Example:
+
+    >>> quantizer = SwitchableQuantizer(["INT2", "INT4"])
+    >>> quantizer.build((3,))
+    >>> quantizer.thresholds.assign([1.0, 7.0])
+    >>> quantizer.set_format("INT4")
+    >>> quantizer(np.array([0.4, 2.6, 9.0]))
+    <tf.Tensor: shape=(3,), dtype=float32, numpy=array([0., 3., 7.], ...
+    """
+
+    def __init__(
+        self,
+        formats: Sequence[str | Format],
+        channel_axes: Sequence[int] = (),
+        *,
+        decision: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            name=name, dtype="float32", autocast=False, trainable=False
+        )
+        if isinstance(formats, str) or not formats:
+            raise ValueError(
+                "Expected `formats` to be a sequence of at least one format. "
+                f"Received: formats={formats!r}"
+            )
+        self.formats = tuple(parse_format(f) for f in formats)
+        if len(set(self.formats)) < len(self.formats):
+            raise ValueError(
+                "Expected `formats` to hold each format once. Received: "
+                f"formats={[f.name for f in self.formats]}"
+            )
+        self.channel_axes = tuple(channel_axes)
+        self.decision = decision
+        kernels = [rounding.kernel_of(f) for f in self.formats]
+        # Position zero is "off": the sum of no row of the table.
+        self._kernels = [rounding.pass_through, *dict.fromkeys(kernels)]
+        self._table = np.column_stack(
+            [
+                [self._kernels.index(kernel, 1) for kernel in kernels],
+                rounding.grid_table(self.formats),
+            ]
+        ).astype("float32")
+
+    def build(self, tensor_shape, name=None, layer=None):
+        """Creates the index, the thresholds and the range.
+
+        Args:
+            tensor_shape: Shape of the tensor that will be quantized. Only
+                its channel axes must be known.
+            name: Unused; part of tfmot's interface.
+            layer: Unused; part of tfmot's interface.
+        """
+        rank = len(tensor_shape)
+        kept = {axis % rank for axis in self.channel_axes}
+        shape = tuple(
+            size if axis in kept else 1
+            for axis, size in enumerate(tensor_shape)
+        )
+        # A tensor without channels has scalar thresholds, whatever its rank.
+        self.channel_shape = shape if kept else ()
+        self.index = self.add_weight(
+            name="index",
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(self._widest()),
+            trainable=False,
+        )
+        self.thresholds = self.add_weight(
+            name="thresholds",
+            shape=(len(self.formats), *self.channel_shape),
+            initializer=self._unset_thresholds,
+            trainable=False,
+        )
+        # Largest magnitude that the thresholds were set for; zero before.
+        self.range = self.add_weight(
+            name="range",
+            shape=self.channel_shape,
+            initializer="zeros",
+            trainable=False,
+        )
+
+    def _widest(self) -> int:
+        return int(np.argmax([f.bits for f in self.formats]))
+
+    def _unset_thresholds(self, shape, dtype=None):
+        # NaN until they are set: a wrong threshold must not pass for one.
+        unset = [np.nan if f.scaled else f.max_code for f in self.formats]
+        unset = np.reshape(unset, (-1,) + (1,) * len(self.channel_shape))
+        return ops.convert_to_tensor(np.broadcast_to(unset, shape), "float32")
+
+    def call(self, inputs, training=None, weights=None):
+        x = ops.cast(inputs, "float32")
+        if training:
+            self.follow(x)
+        return ops.cast(self._round(x), inputs.dtype)
+
+    def _round(self, x: Tensor) -> Tensor:
+        index = ops.convert_to_tensor(self.index)
+        table = ops.convert_to_tensor(self._table)
+        kernel_index, *grid = ops.unstack(rounding.select_row(table, index))
+        threshold = rounding.select_row(
+            ops.convert_to_tensor(self.thresholds), index
+        )
+        threshold = ops.where(index < 0, np.float32(np.inf), threshold)
+        return rounding.round_to_grid(
+            x,
+            threshold,
+            rounding.Grid(*grid),
+            self._kernels,
+            ops.cast(kernel_index, "int32"),
+        )
+
+    def follow(self, x: Tensor) -> None:
+        """Keeps the thresholds up with the tensor; called while training.
+
+        Args:
+            x: The tensor that is about to be quantized, in float32.
+        """
+
+    def set_thresholds(self, values: Tensor, value_range: Tensor) -> None:
+        """Sets the thresholds to those of least squared error on `values`.
+
+        Args:
+            values: Values that the tensor takes. Of the tensor's rank if the
+                quantizer has channels, else of any shape.
+            value_range: Largest magnitude of the tensor, for each channel.
+        """
+        values = ops.cast(values, "float32")
+        self._assign(self._least_error(values), value_range)
+
+    def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
+        row_shape = (-1,) + (1,) * len(self.channel_shape)
+        scaled = np.reshape([f.scaled for f in self.formats], row_shape)
+        self.thresholds.assign(
+            ops.where(
+                scaled,
+                ops.maximum(new_thresholds, thresholds.SMALLEST_THRESHOLD),
+                ops.convert_to_tensor(self.thresholds),
+            )
+        )
+        self.range.assign(ops.reshape(new_range, self.channel_shape))
+
+    def _least_error(self, values: Tensor) -> Tensor:
+        rank = len(values.shape)
+        kept = sorted(axis % rank for axis in self.channel_axes)
+        others = [axis for axis in range(rank) if axis not in kept]
+        flat = ops.transpose(values, others + kept)
+        flat = ops.reshape(flat, (-1, int(np.prod(self.channel_shape))))
+        if flat.shape[0] is None or flat.shape[0] > _OBSERVED_VALUES:
+            flat = thresholds.take_spread(flat, _OBSERVED_VALUES)
+        best = thresholds.least_error_thresholds(flat, self.formats)
+        return ops.reshape(best, (len(self.formats), *self.channel_shape))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the thresholds have been set."""
+        return not np.isnan(ops.convert_to_numpy(self.thresholds)).any()
+
+    @property
+    def format(self) -> Format | None:
+        """The format in use, or `None` while the quantizer is off."""
+        index = int(ops.convert_to_numpy(self.index))
+        return None if index < 0 else self.formats[index]
+
+    def set_format(self, number_format: str | Format | None) -> None:
+        """Switches to a format, or off with `None`.
+
+        Args:
+            number_format: One of `formats`, its name, or `None`.
+
+        Raises:
+            ValueError: If the quantizer has no such format.
+        """
+        self.index.assign(
+            OFF if number_format is None else self.index_of(number_format)
+        )
+
+    def index_of(self, number_format: str | Format) -> int:
+        """Returns the position of a format in `formats`.
+
+        Raises:
+            ValueError: If the quantizer has no such format.
+        """
+        wanted = parse_format(number_format)
+        if wanted not in self.formats:
+            raise ValueError(
+                f"Expected one of the formats of quantizer {self.name!r}: "
+                f"{[f.name for f in self.formats]}. Received: {wanted.name}"
+            )
+        return self.formats.index(wanted)
+
+    def scale(self) -> np.ndarray:
+        """Returns the scale of the format in use, float32, a channel.
+
+        Raises:
+            ValueError: If the quantizer is off.
+        """
+        number_format = self.format
+        if number_format is None:
+            raise ValueError(
+                f"Expected quantizer {self.name!r} to stand on a format. "
+                "Received: a quantizer that is off. Call `set_format` first."
+            )
+        threshold = ops.convert_to_numpy(self.thresholds)[
+            self.formats.index(number_format)
+        ]
+        return threshold / np.float32(number_format.max_code)
+
+    def get_build_config(self):
+        return None
+
+    def get_config(self):
+        return {
+            "formats": [f.name for f in self.formats],
+            "channel_axes": list(self.channel_axes),
+            "decision": self.decision,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="fliqs_keras")
+class WeightQuantizer(SwitchableQuantizer):
+    """A quantizer whose thresholds move with the range of a weight.
+
+    In training each threshold keeps its proportion to the largest magnitude
+    of its channel, so that weights may grow and shrink.
+    """
+
+    def follow(self, x: Tensor) -> None:
+        largest = self.range_of(x)
+        before = ops.convert_to_tensor(self.range)
+        growth = largest / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+        # A channel that was all zero has no proportion yet: do not clip it.
+        followed = ops.where(
+            before[None] > 0,
+            ops.convert_to_tensor(self.thresholds) * growth[None],
+            largest[None],
+        )
+        self._assign(followed, largest)
+
+    def range_of(self, weight: Tensor) -> Tensor:
+        """Returns the largest magnitude of each channel of a weight."""
+        rank = len(weight.shape)
+        kept = {axis % rank for axis in self.channel_axes}
+        axes = tuple(axis for axis in range(rank) if axis not in kept)
+        return ops.max(ops.abs(weight), axis=axes, keepdims=bool(kept))
+
+
+@keras.saving.register_keras_serializable(package="fliqs_keras")
+class ActivationQuantizer(SwitchableQuantizer):
+    """A quantizer whose thresholds follow a moving average of the range.
+
+    Until it has seen data, and while it is off, a training step sets the
+    thresholds to those of least squared error on a sample of the batch
+    (moving averages of them, after the first). Once it quantizes, each
+    threshold keeps its proportion to a moving average of the largest
+    magnitude, as activations drift while a network trains.
+    """
+
+    def follow(self, x: Tensor) -> None:
+        largest = self.range_of(x)
+        before = ops.convert_to_tensor(self.range)
+        average = ops.where(
+            before > 0,
+            _RANGE_MOMENTUM * before + (1 - _RANGE_MOMENTUM) * largest,
+            largest,
+        )
+        is_observing = ops.logical_or(
+            before <= 0, ops.convert_to_tensor(self.index) < 0
+        )
+        followed = ops.cond(
+            is_observing,
+            lambda: self._observed_thresholds(x),
+            lambda: ops.convert_to_tensor(self.thresholds)
+            * (average / before),
+        )
+        self._assign(followed, average)
+
+    def range_of(self, x: Tensor) -> Tensor:
+        """Returns the largest magnitude among the first few examples."""
+        return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
+
+    def _observed_thresholds(self, x: Tensor) -> Tensor:
+        best = self._least_error(ops.reshape(x[:_OBSERVED_EXAMPLES], (-1,)))
+        before = ops.convert_to_tensor(self.thresholds)
+        average = before + _OBSERVATION_RATE * (best - before)
+        return ops.where(ops.isnan(before), best, average)

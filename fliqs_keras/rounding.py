@@ -1,0 +1,216 @@
+"""Rounding tensors to the grids of formats, with straight-through gradients.
+
+Pure functions over `keras.ops`. A grid is given as numbers, never as Python
+branches on a format, so that one compiled graph serves every format of a
+table and switching between them needs no new trace.
+
+Three kernels cover all grids, each with as few passes as it can have:
+
+- integers have a constant step: divide, clip, round half to even, multiply;
+- floats of up to 7 exponent bits take their step, a power of two, from the
+  exponent bits of the value;
+- floats of 8 exponent bits share float32's exponents and subnormals, so
+  their rounding is integer arithmetic on the bits of the value.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from fliqs_keras.formats import Format, parse_format
+
+__all__ = ["round_to_format"]
+
+Tensor = Any
+
+_EXPONENT_MASK = 0x7F800000
+_MAGNITUDE_MASK = 0x7FFFFFFF
+_FLOAT32_MANTISSA_BITS = 23
+_FLOAT32_MIN_EXPONENT = -126
+
+
+class Grid(NamedTuple):
+    """The numbers that describe a format's grid to the kernels.
+
+    Each field is a Python number, or a scalar tensor once it was selected
+    from a table of grids.
+    """
+
+    max_code: Any
+    smallest_normal: Any
+    epsilon: Any
+    dropped_bits: Any
+
+
+Kernel = Callable[[Tensor, Tensor, Grid], Tensor]
+
+
+def pass_through(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    return x
+
+
+def _round_integer(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    code = ops.clip(x / scale, -grid.max_code, grid.max_code)
+    return ops.round(code) * scale
+
+
+def round_any(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Rounds to the grid of any scaled format, integers included.
+
+    Args:
+        x: A float32 tensor.
+        scale: What a code of one stands for; broadcasts against `x`.
+        grid: The grid; its fields broadcast against `x`, too.
+
+    Returns:
+        A tensor of the shape that the arguments broadcast to.
+    """
+    code = ops.clip(x / scale, -grid.max_code, grid.max_code)
+    bits = ops.bitwise_and(ops.view(code, "int32"), _EXPONENT_MASK)
+    power_of_two = ops.view(bits, "float32")
+    step = ops.maximum(power_of_two, grid.smallest_normal) * grid.epsilon
+    return ops.round(code / step) * step * scale
+
+
+def _round_wide_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    bits = ops.view(x, "int32")
+    magnitude = ops.bitwise_and(bits, _MAGNITUDE_MASK)
+    sign = ops.bitwise_xor(bits, magnitude)
+    dropped = ops.cast(grid.dropped_bits, "int32")
+    one = ops.ones_like(dropped)
+    step = ops.left_shift(one, dropped)
+    is_odd = ops.bitwise_and(ops.right_shift(magnitude, dropped), 1)
+    rounded = magnitude + (ops.right_shift(step, 1) - 1) + is_odd
+    rounded = ops.bitwise_and(rounded, -step)
+    max_code = ops.convert_to_tensor(grid.max_code, "float32")
+    rounded = ops.minimum(rounded, ops.view(max_code, "int32"))
+    is_nan = magnitude > _EXPONENT_MASK
+    rounded = ops.where(is_nan, magnitude, rounded)
+    return ops.view(ops.bitwise_or(rounded, sign), "float32")
+
+
+def kernel_of(number_format: Format) -> Kernel:
+    """Returns the kernel that rounds to the grid of a format."""
+    if number_format.is_pass_through:
+        return pass_through
+    if number_format.is_integer:
+        return _round_integer
+    if number_format.min_exponent > _FLOAT32_MIN_EXPONENT:
+        return round_any
+    return _round_wide_float
+
+
+def grid_of(number_format: Format) -> Grid:
+    """Returns the numbers that describe the grid of a format."""
+    return Grid(
+        max_code=number_format.max_code,
+        smallest_normal=2.0**number_format.min_exponent,
+        epsilon=2.0**-number_format.mantissa_bits,
+        dropped_bits=float(
+            _FLOAT32_MANTISSA_BITS - number_format.mantissa_bits
+        ),
+    )
+
+
+def grid_table(formats: Sequence[Format]) -> np.ndarray:
+    """Returns the grids of formats as a float32 array, a row a format."""
+    return np.array([grid_of(f) for f in formats], dtype="float32")
+
+
+def select_row(table: Tensor, index: Tensor) -> Tensor:
+    """Returns `table[index]`, or zeros if `index` is negative.
+
+    Mask and sum, because XLA compiles anew at every new index that reaches
+    `ops.slice`.
+    """
+    rows = ops.arange(table.shape[0], dtype="int32")
+    row_shape = (-1,) + (1,) * (len(table.shape) - 1)
+    hit = ops.reshape(ops.equal(rows, index), row_shape)
+    return ops.sum(ops.where(hit, table, ops.zeros_like(table)), axis=0)
+
+
+def round_to_grid(
+    x: Tensor,
+    threshold: Tensor,
+    grid: Grid,
+    kernels: Sequence[Kernel],
+    kernel_index: Tensor = 0,
+) -> Tensor:
+    """Rounds `x` to a grid that the graph may have selected.
+
+    The gradient is the straight-through one: the incoming gradient where
+    `|x| <= threshold`, and zero where `x` was clipped.
+
+    Args:
+        x: A float32 tensor.
+        threshold: Clipping threshold; broadcasts against `x`.
+        grid: The `Grid`, of numbers or of scalar tensors.
+        kernels: The kernels that can occur.
+        kernel_index: Which of `kernels` this grid needs.
+
+    Returns:
+        A tensor of the shape of `x`.
+    """
+    # A row of zeros stands for "off" and must not divide by zero.
+    scale = threshold / ops.maximum(grid.max_code, 1.0)
+
+    def branch(kernel):
+        return lambda x, scale: kernel(x, scale, grid)
+
+    @ops.custom_gradient
+    def quantize(x):
+        if len(kernels) == 1:
+            y = branch(kernels[0])(x, scale)
+        else:
+            y = ops.switch(kernel_index, [branch(k) for k in kernels], x, scale)
+
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            is_kept = ops.abs(x) <= threshold
+            return ops.where(is_kept, upstream, ops.zeros_like(upstream))
+
+        return y, gradient
+
+    return quantize(x)
+
+
+def round_to_format(
+    x: Tensor,
+    number_format: str | Format,
+    threshold: Tensor | None = None,
+) -> Tensor:
+    """Rounds a tensor to the nearest values of a format, half to even.
+
+    Computes `scale * code(x / scale)` with `scale = threshold / max_code`,
+    where `code` clips to the format's range and rounds to its grid. The
+    gradient is passed straight through where `|x| <= threshold` and is zero
+    elsewhere.
+
+    Args:
+        x: A float tensor; it is computed in float32.
+        number_format: A `Format` or its name.
+        threshold: The magnitude that the largest code stands for. It
+            broadcasts against `x`. Defaults to the largest code itself, a
+            scale of one. Ignored for formats that are not scaled.
+
+    Returns:
+        A float32 tensor of the shape of `x`.
+
+    Raises:
+        ValueError: If the format's name is unknown.
+
+    Example:
+
+    >>> round_to_format([0.2, 1.4, -9.0], "INT4", threshold=7.0)
+    <tf.Tensor: shape=(3,), dtype=float32, numpy=array([ 0.,  1., -7.], ...
+    """
+    number_format = parse_format(number_format)
+    x = ops.convert_to_tensor(x, "float32")
+    if threshold is None or not number_format.scaled:
+        threshold = number_format.max_code
+    threshold = ops.convert_to_tensor(threshold, "float32")
+    return round_to_grid(
+        x, threshold, grid_of(number_format), [kernel_of(number_format)]
+    )
