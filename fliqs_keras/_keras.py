@@ -64,6 +64,13 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._layers)
 
 
+def flatten_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields a layer and all its sublayers, at every depth."""
+    yield layer
+    for sublayer in sublayers(layer):
+        yield from flatten_layers(sublayer)
+
+
 def zero_example(model: keras.Model) -> Any:
     """Returns a batch of one example of zeros, in the structure of the inputs.
 

@@ -156,21 +156,23 @@ class Controller:
         """Returns the choice that the search ends on.
 
         The most likely option of each decision, as the paper has it, if that
-        meets the target without leaving over a tenth of it unused. Otherwise
-        the most likely choice that does, and if there is none, the most
-        likely one within the target.
+        meets the target without leaving over a tenth of what can be used of
+        it unused. Otherwise the most likely choice that does.
+
+        Raises:
+            ValueError: If no choice meets the target.
         """
+        dearest = best_within_budget(self._costs, self._costs, self.target)
+        if dearest is None:
+            raise ValueError(
+                "Expected a target that the cheapest choice meets. Received: "
+                f"target={self.target}, cheapest choice "
+                f"{sum(row.min() for row in self._costs)}"
+            )
+        floor = _SMALLEST_SHARE_OF_TARGET * self.cost_of(dearest)
         mode = self.policy.mode()
-        floor = _SMALLEST_SHARE_OF_TARGET * self.target
         if floor <= self.cost_of(mode) <= self.target:
             return mode
-        scores = self.policy.log_probabilities()
-        for least in (floor, 0.0):
-            best = best_within_budget(scores, self._costs, self.target, least)
-            if best is not None:
-                return best
-        raise ValueError(
-            "Expected a target that the cheapest choice meets. Received: "
-            f"target={self.target}, cheapest choice "
-            f"{sum(row.min() for row in self._costs)}"
+        return best_within_budget(
+            self.policy.log_probabilities(), self._costs, self.target, floor
         )

@@ -1,17 +1,15 @@
 """What an assignment costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 
 from fliqs_keras import _keras
-from fliqs_keras.assignments import Decision, FormatAssignment, decisions
+from fliqs_keras.assignments import FormatAssignment, decisions
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantized_layers import (
     CallHook,
-    QuantizedLayer,
-    quantized_layers,
     use_hook,
 )
 

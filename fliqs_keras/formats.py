@@ -50,7 +50,7 @@ class Format:
 
     @property
     def mantissa_bits(self) -> int:
-        """Stored mantissa bits; the step is `2**-mantissa_bits` of the exponent."""
+        """Stored bits of the mantissa: a step is `2**-bits` of the exponent."""
         raise NotImplementedError
 
     @property

@@ -101,7 +101,22 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _copy_model(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
+    # `clone_model` would rename the inputs. Classes that are not registered
+    # are found by their names.
+    classes = {
+        type(layer).__name__: type(layer)
+        for layer in _keras.flatten_layers(model)
+    }
+    with keras.saving.custom_object_scope(
+        {
+            k: v
+            for k, v in classes.items()
+            if not v.__module__.startswith("keras.")
+        }
+    ):
+        copy = type(model).from_config(model.get_config())
+    if not copy.built:
+        copy.build_from_config(model.get_build_config())
     copy.set_weights(model.get_weights())
     return copy
 

@@ -133,8 +133,12 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         is_channels_first = (
             getattr(layer, "data_format", None) == "channels_first"
         )
-        positions = output_shape[2:] if is_channels_first else output_shape[1:-1]
-        weights = sum(int(np.prod(getattr(layer, n).shape)) for n in self.weights)
+        positions = (
+            output_shape[2:] if is_channels_first else output_shape[1:-1]
+        )
+        weights = sum(
+            int(np.prod(getattr(layer, n).shape)) for n in self.weights
+        )
         return int(np.prod(positions)) * weights
 
     def get_config(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class CallHook:
         """Sees what the layer was called with and what it returned."""
 
 
-_hook = contextvars.ContextVar("fliqs_keras_call_hook", default=CallHook())
+_QUANTIZE = CallHook()
+_hook = contextvars.ContextVar("fliqs_keras_call_hook", default=None)
 
 
 @contextlib.contextmanager
@@ -79,7 +80,7 @@ class QuantizedLayer:
     """
 
     def call(self, inputs, *args, **kwargs):
-        hook = _hook.get()
+        hook = _hook.get() or _QUANTIZE
         if self.input_quantizer is not None:
             inputs = hook.input(self, self.input_quantizer, inputs)
         substitutes = [
@@ -165,7 +166,7 @@ def quantize_layer(
     """
     pairs = config.get_weights_and_quantizers(layer)
     input_quantizer = config.get_input_quantizer(layer)
-    with _keras.unlocked(layer), keras.name_scope(layer.path):
+    with _keras.unlocked(layer), _name_scopes(layer.path):
         for variable, quantizer in pairs:
             quantizer.build(variable.shape)
         if input_quantizer is not None:
@@ -176,6 +177,14 @@ def quantize_layer(
     # Not an attribute that Keras tracks: the variables are the layer's own.
     layer._quantized_variables = tuple(variable for variable, _ in pairs)
     layer.__class__ = _quantized_class(type(layer))
+
+
+@contextlib.contextmanager
+def _name_scopes(path: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name in path.split("/"):
+            stack.enter_context(keras.name_scope(name))
+        yield
 
 
 def quantized_layers(model: keras.layers.Layer) -> list[QuantizedLayer]:

@@ -324,8 +324,7 @@ class ActivationQuantizer(SwitchableQuantizer):
         followed = ops.cond(
             is_observing,
             lambda: self._observed_thresholds(x),
-            lambda: ops.convert_to_tensor(self.thresholds)
-            * (average / before),
+            lambda: ops.convert_to_tensor(self.thresholds) * (average / before),
         )
         self._assign(followed, average)
 

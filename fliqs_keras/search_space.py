@@ -51,4 +51,6 @@ class SearchSpace:
         cls, search_space: "SearchSpace | str | Format | Sequence[str | Format]"
     ) -> "SearchSpace":
         """Returns a space as it is, or the space of the given formats."""
-        return search_space if isinstance(search_space, cls) else cls(search_space)
+        return (
+            search_space if isinstance(search_space, cls) else cls(search_space)
+        )

@@ -1,0 +1,24 @@
+"""Searches the number format of every layer of a Keras model in one fit."""
+
+from fliqs_keras.formats import FloatFormat as FloatFormat
+from fliqs_keras.formats import Format as Format
+from fliqs_keras.formats import IntFormat as IntFormat
+from fliqs_keras.formats import parse_format as parse_format
+from fliqs_keras.rounding import round_to_format as round_to_format
+from fliqs_keras.quantizers import SwitchableQuantizer as SwitchableQuantizer
+from fliqs_keras.quantize_configs import (
+    SwitchableQuantizeConfig as SwitchableQuantizeConfig,
+)
+from fliqs_keras.search_space import SearchSpace as SearchSpace
+from fliqs_keras.quantize import apply as apply
+from fliqs_keras.assignments import FormatAssignment as FormatAssignment
+from fliqs_keras.costs import BitOps as BitOps
+from fliqs_keras.calibration import calibrate as calibrate
+from fliqs_keras.calibration import (
+    recalibrate_batch_norm as recalibrate_batch_norm,
+)
+from fliqs_keras.controller import ControllerConfig as ControllerConfig
+from fliqs_keras.callbacks import FormatSearch as FormatSearch
+from fliqs_keras.export.tflite import ExportReport as ExportReport
+from fliqs_keras.export.tflite import export_tflite as export_tflite
+from fliqs_keras.export.verification import run_tflite as run_tflite

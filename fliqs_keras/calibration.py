@@ -1,0 +1,166 @@
+"""Thresholds, activation ranges and batch-normalization statistics."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from fliqs_keras import _keras
+from fliqs_keras.assignments import decisions
+from fliqs_keras.quantized_layers import CallHook, quantized_layers, use_hook
+
+__all__ = ["calibrate", "recalibrate_batch_norm"]
+
+_VALUES_A_BATCH = 16384
+
+
+class _ActivationObserver(CallHook):
+    """Collects the inputs of quantized layers in place of quantizing them."""
+
+    def __init__(self):
+        self.values: dict[int, list[np.ndarray]] = {}
+        self.ranges: dict[int, list[float]] = {}
+
+    def input(self, layer, quantizer, inputs):
+        x = ops.convert_to_numpy(ops.cast(inputs, "float32"))
+        generator = np.random.default_rng(0)
+        flat = x.reshape(-1)
+        if flat.size > _VALUES_A_BATCH:
+            flat = generator.choice(flat, _VALUES_A_BATCH, replace=False)
+        self.values.setdefault(id(quantizer), []).append(flat)
+        largest = float(ops.convert_to_numpy(quantizer.range_of(inputs)))
+        self.ranges.setdefault(id(quantizer), []).append(largest)
+        return inputs
+
+
+class _StatisticsOnly(CallHook):
+    """Quantizes without moving thresholds, although layers are training."""
+
+    def weight(self, layer, variable, quantizer):
+        return quantizer(_keras.master_value(variable), training=False)
+
+    def input(self, layer, quantizer, inputs):
+        return quantizer(inputs, training=False)
+
+
+def calibrate(model: keras.Model, data: Any) -> None:
+    """Sets the activation thresholds of a quantized model from data.
+
+    The model runs on the data with its inputs to layers in float; each input
+    quantizer then takes, for each of its formats, the threshold of least
+    squared error on a sample of what it saw. A search and plain training do
+    this by themselves in their first steps; use this before a model is
+    evaluated or exported without training.
+
+    Args:
+        model: A model from `fliqs_keras.apply`.
+        data: An array of inputs, or an iterable of batches such as a
+            `tf.data.Dataset`, whose elements are inputs or tuples that begin
+            with them. A few hundred examples are enough.
+
+    Raises:
+        ValueError: If the model is not quantized, or if the data is empty.
+
+    Example:
+
+    >>> quantized = fliqs_keras.apply(model, "INT8")
+    >>> fliqs_keras.calibrate(quantized, x_train[:512])
+    """
+    decisions(model)
+    observer = _ActivationObserver()
+    with use_hook(observer):
+        for inputs in _batches(data):
+            model(inputs, training=False)
+    for layer in quantized_layers(model):
+        quantizer = layer.input_quantizer
+        if quantizer is None or id(quantizer) not in observer.values:
+            continue
+        values = np.concatenate(observer.values[id(quantizer)])
+        mean_range = np.mean(observer.ranges[id(quantizer)])
+        quantizer.set_thresholds(values, np.float32(mean_range))
+
+
+def fit_weight_thresholds(model: keras.Model) -> None:
+    """Sets the weight thresholds to those of least squared error."""
+    for layer in quantized_layers(model):
+        for variable, quantizer in layer.quantized_weights():
+            weight = _keras.master_value(variable)
+            quantizer.set_thresholds(weight, quantizer.range_of(weight))
+
+
+def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
+    """Sets batch-normalization statistics to their averages over data.
+
+    Worth calling after another assignment was applied to a trained model:
+    the statistics still belong to the formats it was trained in.
+
+    Args:
+        model: A model whose batch-normalization layers are called once in a
+            step.
+        data: Inputs, as in `fliqs_keras.calibrate`.
+
+    Raises:
+        ValueError: If the data is empty.
+    """
+    window = BatchNormWindow(model)
+    steps = 0
+    with use_hook(_StatisticsOnly()):
+        for inputs in _batches(data):
+            model(inputs, training=True)
+            steps += 1
+    window.close(steps)
+
+
+class BatchNormWindow:
+    """Averages batch-normalization statistics over the steps since it opened.
+
+    After `k` steps the moving statistics are `v_k = m^k v_0 + ...`, with
+    `m` the momentum. What is left of the old ones, `m^k v_0`, is taken out
+    and the rest is brought to weight one, as Adam corrects its moments. That
+    needs no data and no forward pass of its own.
+
+    Args:
+        model: The model. Frozen batch-normalization layers are left alone.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._before = []
+        for layer in _keras.flatten_layers(model):
+            is_norm = isinstance(layer, keras.layers.BatchNormalization)
+            if is_norm and layer.trainable:
+                for variable in (layer.moving_mean, layer.moving_variance):
+                    value = ops.convert_to_numpy(variable)
+                    self._before.append((variable, layer.momentum, value))
+
+    def close(self, steps: int) -> None:
+        """Sets the statistics.
+
+        Args:
+            steps: Number of training steps since the window opened. Nothing
+                is done at zero.
+        """
+        if steps < 1:
+            return
+        for variable, momentum, before in self._before:
+            after = ops.convert_to_numpy(variable).astype("float64")
+            kept = float(momentum) ** steps
+            if kept < 1.0:
+                variable.assign((after - kept * before) / (1.0 - kept))
+
+
+def _batches(data: Any, batch_size: int = 128) -> Iterator[Any]:
+    """Yields batches of inputs."""
+    if hasattr(data, "shape"):
+        batches = (
+            data[start : start + batch_size]
+            for start in range(0, len(data), batch_size)
+        )
+    else:
+        batches = (b[0] if isinstance(b, tuple) else b for b in data)
+    count = 0
+    for count, batch in enumerate(batches, start=1):  # noqa: B007
+        yield batch
+    if not count:
+        raise ValueError("Expected data of at least one batch. Received: none")

@@ -1,0 +1,237 @@
+"""The ops that quantize the input of a layer.
+
+Integers of up to 8 bits become QUANTIZE to INT8 and DEQUANTIZE, wider ones the
+same with INT16. FP16 and BF16 become two CASTs. No runtime has the other small
+floats, so they are rounded by float arithmetic, exactly.
+"""
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from fliqs_keras.export.graph import Graph, Quantization
+from fliqs_keras.export.markers import MARKER
+from fliqs_keras.export.specs import ActivationSpec
+from fliqs_keras.formats import Format, parse_format
+
+__all__ = ["quantize_marked"]
+
+_NATIVE_FLOATS = {
+    parse_format("FP16"): "FLOAT16",
+    parse_format("BF16"): "BFLOAT16",
+}
+
+_FLOAT32_MANTISSA_BITS = 23
+_FLOAT32_MAX_EXPONENT = 127
+
+_NON_NEGATIVE = {
+    "ABS",
+    "EXP",
+    "LOGISTIC",
+    "RELU",
+    "RELU6",
+    "RELU_0_TO_1",
+    "SOFTMAX",
+    "SQRT",
+    "SQUARE",
+}
+_KEEP_NON_NEGATIVE = {
+    "ADD",
+    "AVERAGE_POOL_2D",
+    "BATCH_TO_SPACE_ND",
+    "CONCATENATION",
+    "DEQUANTIZE",
+    "EXPAND_DIMS",
+    "MAX_POOL_2D",
+    "MEAN",
+    "MUL",
+    "PAD",
+    "QUANTIZE",
+    "REDUCE_MAX",
+    "RESHAPE",
+    "SPACE_TO_BATCH_ND",
+    "SQUEEZE",
+    "TRANSPOSE",
+    MARKER,
+}
+_NON_NEGATIVE_FUSED = {
+    schema.ActivationFunctionType.RELU,
+    schema.ActivationFunctionType.RELU6,
+}
+
+
+def quantize_marked(
+    graph: Graph,
+    marker: schema.OperatorT,
+    activation: ActivationSpec | None,
+    *,
+    simulate_native: bool = True,
+) -> int:
+    """Adds the ops that quantize a marked tensor, in front of its marker.
+
+    Args:
+        graph: The graph.
+        marker: The marker.
+        activation: The quantization of the layer's input. `None` and
+            pass-through formats leave it as it is.
+        simulate_native: Whether FP16 and BF16 are rounded to. If not, they
+            are left to devices that compute in them.
+
+    Returns:
+        The quantized tensor, or the marked one if it is left as it is.
+
+    Raises:
+        ValueError: If the marked tensor is not float32.
+    """
+    x = marker.inputs[0]
+    native = activation is not None and activation.format in _NATIVE_FLOATS
+    if (
+        activation is None
+        or activation.format.is_pass_through
+        or (native and not simulate_native)
+    ):
+        return x
+    if graph.type_name(x) != "FLOAT32":
+        raise ValueError(
+            "Expected quantized layers to have float32 inputs. Received: an "
+            f"input of type {graph.type_name(x)}; convert the model with the "
+            "float32 dtype policy"
+        )
+    chain = _Chain(graph, marker, x)
+    if activation.format.is_integer:
+        _quantize_integer(chain, activation.format, activation.scale)
+    else:
+        _scale(chain, "DIV", activation.scale)
+        if native:
+            _cast(chain, activation.format)
+        else:
+            _round_float(chain, activation.format)
+        _scale(chain, "MUL", activation.scale)
+    return chain.tensor
+
+
+class _Chain:
+    """Elementwise ops in front of a marker, each on the result of the last."""
+
+    def __init__(self, graph: Graph, marker: schema.OperatorT, x: int):
+        self.graph = graph
+        self.tensor = x
+        self._marker = marker
+        self._non_negative = _is_non_negative(graph, x)
+
+    def apply(self, kind: str, *others: int | np.float32, **output) -> None:
+        """Goes on with an op of the last result and of others."""
+        self.tensor = self.op(kind, self.tensor, *others, **output)
+
+    def op(self, kind: str, *inputs: int | np.float32, **output) -> int:
+        """Adds an op of tensors (by index) and constants, beside the chain."""
+        inputs = [self._as_tensor(x) for x in inputs]
+        op = self.graph.insert(
+            self._marker, kind, inputs, like=self.tensor, **output
+        )
+        return op.outputs[0]
+
+    def clip(self, limit: float, *, above: bool = True) -> None:
+        """Clips at both sides, or where the values could pass."""
+        if not self._non_negative:
+            self.apply("MAXIMUM", np.float32(-limit))
+        if above:
+            self.apply("MINIMUM", np.float32(limit))
+
+    def _as_tensor(self, x: int | np.float32) -> int:
+        return self.graph.add_constant(x) if isinstance(x, np.float32) else x
+
+
+def _quantize_integer(chain: _Chain, format: Format, scale: float) -> None:
+    tensor_type = "INT8" if format.bits <= 8 else "INT16"
+    # The type saturates at its top, but its lowest value is not a code. A
+    # zero point could make it saturate at the codes of narrower formats, but
+    # then not every kernel dequantizes exactly.
+    saturates = format.max_code == np.iinfo(tensor_type.lower()).max
+    chain.clip(scale * format.max_code, above=not saturates)
+    chain.apply(
+        "QUANTIZE",
+        type_name=tensor_type,
+        quantization=Quantization([scale]),
+    )
+    chain.apply("DEQUANTIZE")
+
+
+def _scale(chain: _Chain, kind: str, scale: float) -> None:
+    if scale != 1:
+        chain.apply(kind, np.float32(scale))
+
+
+def _cast(chain: _Chain, format: Format) -> None:
+    # BF16 ends where float32 does, but FP16 would overflow to infinity.
+    if np.log2(format.max_code) < _FLOAT32_MAX_EXPONENT:
+        chain.clip(format.max_code)
+    chain.apply("CAST", type_name=_NATIVE_FLOATS[format])
+    chain.apply("CAST")
+
+
+def _round_float(chain: _Chain, format: Format) -> None:
+    """Rounds to a float grid, half to even, with float32 arithmetic.
+
+    In the normal range, Veltkamp's splitting `g - (g - u)` with `g = u * c`
+    leaves the leading mantissa bits of `u`. In the subnormal range, where the
+    step is constant, adding and subtracting a large number rounds to it.
+    """
+    dropped_bits = _FLOAT32_MANTISSA_BITS - format.mantissa_bits
+    # Beyond it the splitting would overflow; only formats with 8 exponent
+    # bits reach there, at 1e30.
+    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
+    step = 2.0 ** (format.min_exponent - format.mantissa_bits)
+
+    chain.clip(min(format.max_code, overflow))
+    u = chain.tensor
+    splitter = chain.op("MUL", u, np.float32(2.0**dropped_bits + 1))
+    normal = chain.op("SUB", splitter, chain.op("SUB", splitter, u))
+    magic = np.float32(1.5 * 2.0**_FLOAT32_MANTISSA_BITS * step)
+    subnormal = chain.op("SUB", chain.op("ADD", u, magic), magic)
+    is_subnormal = chain.op(
+        "LESS",
+        chain.op("ABS", u),
+        np.float32(2.0**format.min_exponent),
+        type_name="BOOL",
+    )
+    chain.tensor = chain.op("SELECT_V2", is_subnormal, subnormal, normal)
+
+
+def _is_non_negative(graph: Graph, tensor: int) -> bool:
+    """Whether a tensor can be seen to hold no negative value.
+
+    It is followed back to activation functions and constants.
+    """
+    producers = graph.producers()
+    seen = set()
+    pending = [tensor]
+    while pending:
+        tensor = pending.pop()
+        if tensor in seen:
+            continue
+        seen.add(tensor)
+        constant = graph.float_constant(tensor)
+        op = producers.get(tensor)
+        if constant is not None:
+            if np.any(constant < 0):
+                return False
+        elif op is None:
+            return False
+        elif not _gives_non_negative(graph, op):
+            if graph.kind(op) not in _KEEP_NON_NEGATIVE:
+                return False
+            pending.extend(_data_inputs(graph, op))
+    return True
+
+
+def _gives_non_negative(graph: Graph, op: schema.OperatorT) -> bool:
+    fused = getattr(op.builtinOptions, "fusedActivationFunction", None)
+    return graph.kind(op) in _NON_NEGATIVE or fused in _NON_NEGATIVE_FUSED
+
+
+def _data_inputs(graph: Graph, op: schema.OperatorT) -> list[int]:
+    """The inputs that hold values, not shapes, axes or paddings."""
+    indices = ("INT32", "INT64")
+    return [
+        t for t in op.inputs if t >= 0 and graph.type_name(t) not in indices
+    ]

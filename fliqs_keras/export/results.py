@@ -1,0 +1,101 @@
+"""What became of each weight, as a plain record with reasons."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from fliqs_keras.export.specs import WeightSpec
+from fliqs_keras.export.storage import Storage
+from fliqs_keras.export.tracing import Trace
+
+__all__ = ["LayerResult", "Placement", "summarize"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerResult:
+    """What became of one weight of a layer.
+
+    Args:
+        path: Path of the layer.
+        format: Name of the weight's format.
+        tensor_type: Type of the constant in the file, such as `"INT4"`.
+        bytes: Bytes that the weight's values take in the file, without scales
+            and tables; none if another weight's constant serves.
+        kernel: How the values become float32: `"dequantize"`, `"lookup"`, or
+            `"float"` if they are float32 in the file.
+        matched: Whether the weight was recognized wherever the layer is used.
+        reason: Why it was not, or what else is worth knowing; often empty.
+    """
+
+    path: str
+    format: str
+    tensor_type: str
+    bytes: int
+    kernel: str
+    matched: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A constant of the file that a weight was recognized in.
+
+    Args:
+        storage: How it is held now, or `None` for float32.
+        bytes: Bytes that it takes on behalf of this weight.
+        note: What is worth knowing; may be empty.
+    """
+
+    storage: Storage | None
+    bytes: int
+    note: str
+
+
+def summarize(
+    path: str,
+    weight: WeightSpec,
+    traces: Sequence[Trace],
+    placements: Sequence[Placement],
+) -> LayerResult:
+    """Sums up what became of a weight.
+
+    Args:
+        path: Path of its layer.
+        weight: The weight.
+        traces: What was found behind each marker of the layer.
+        placements: The constants that the weight was recognized in.
+    """
+    # A format has one storage, so the first stands for all.
+    storage = placements[0].storage if placements else None
+    kernel = "float"
+    if storage is not None:
+        kernel = "lookup" if storage.lookup else "dequantize"
+    taken = sum(placement.bytes for placement in placements)
+    lost = sum(not trace.uses for trace in traces)
+    reasons = list(dict.fromkeys(p.note for p in placements if p.note))
+    if not placements:
+        taken = 4 * weight.codes.size
+        reasons.append(_why_missing(traces))
+    elif lost:
+        reasons.append(f"float32 at {lost} of {len(traces)} uses of the layer")
+    return LayerResult(
+        path=path,
+        format=weight.format.name,
+        tensor_type=storage.tensor_type if storage else "FLOAT32",
+        bytes=taken,
+        kernel=kernel,
+        matched=bool(placements) and not lost,
+        reason="; ".join(reasons),
+    )
+
+
+def _why_missing(traces: Sequence[Trace]) -> str:
+    if not traces:
+        return "no marker of the layer is in the file"
+    others = list(dict.fromkeys(o for trace in traces for o in trace.others))
+    if not others:
+        other = "other " if any(trace.uses for trace in traces) else ""
+        return f"no {other}op with constant weights follows the layer's marker"
+    return (
+        "no constant behind the layer's marker is the weight times a factor "
+        f"for each channel; found {', '.join(others)}"
+    )

@@ -1,0 +1,207 @@
+"""Searches the number formats of a model and exports the result.
+
+    python -m recipes.search --workdir=runs/digits
+
+The work folder then holds config.json, assignment.json, report.json,
+model.keras and model.tflite.
+"""
+
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import fliqs_keras
+from recipes import data, models
+
+_DATASET = flags.DEFINE_enum(
+    "dataset", "digits", data.DATASETS, "Data to train on."
+)
+_MODEL = flags.DEFINE_enum(
+    "model", "depthwise_net", models.MODELS, "Network to search."
+)
+_FORMATS = flags.DEFINE_list(
+    "formats", ["INT4", "INT8"], "Formats that each layer may take."
+)
+_TARGET_FORMAT = flags.DEFINE_string(
+    "target_format",
+    "INT4",
+    "Format whose uniform assignment the target is relative to.",
+)
+_TARGET_FACTOR = flags.DEFINE_float(
+    "target_factor", 1.5, "Target as a multiple of that assignment's cost."
+)
+_EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 3e-3, "Highest learning rate of Adam; it falls to zero."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/digits", "Folder for the results."
+)
+
+
+def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Searches, exports and evaluates.
+
+    Args:
+        config: The settings, by the names of the flags.
+        workdir: Folder for the results. It may hold an earlier run of the
+            same configuration, which is replaced.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If `workdir` holds a run of another configuration, or if
+            a setting is wrong.
+    """
+    _claim(workdir, config)
+    keras.utils.set_random_seed(config["seed"])
+    dataset = data.load(config["dataset"])
+    float_model = models.build(
+        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+    )
+    quantized = fliqs_keras.apply(float_model, config["formats"])
+    search = fliqs_keras.FormatSearch(
+        (config["target_format"], config["target_factor"]),
+        seed=config["seed"],
+    )
+    _fit(quantized, dataset, config, [search])
+    _fit(float_model, dataset, {**config, "verbose": 0}, [])
+
+    assignment = search.assignment
+    assignment.to_json(workdir / "assignment.json")
+    quantized.save(workdir / "model.keras")
+    exported = fliqs_keras.export_tflite(quantized, workdir / "model.tflite")
+    expected = quantized.predict(dataset.x_test, verbose=0).argmax(axis=1)
+    got = fliqs_keras.run_tflite(
+        workdir / "model.tflite", dataset.x_test
+    ).argmax(axis=1)
+    cost = search.cost(quantized)
+    report = {
+        "cost": cost,
+        "cost_unit": search.cost.unit,
+        "target": search.target,
+        "within_target": cost <= search.target,
+        "accuracy_float": _accuracy(
+            float_model.predict(dataset.x_test, verbose=0).argmax(axis=1),
+            dataset,
+        ),
+        "accuracy_keras": _accuracy(expected, dataset),
+        "accuracy_tflite": _accuracy(got, dataset),
+        "agreement": float(np.mean(expected == got)),
+        "file_bytes": exported.file_bytes,
+        "layers": [
+            {
+                "path": row.path,
+                "format": row.format,
+                "tensor_type": row.tensor_type,
+                "bytes": row.bytes,
+            }
+            for row in exported.layers
+        ],
+    }
+    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    path = workdir / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())["config"]
+        if before != config:
+            changed = {
+                k: (before.get(k), config.get(k))
+                for k in {*before, *config}
+                if before.get(k) != config.get(k)
+            }
+            raise ValueError(
+                f"Expected a work folder of the same configuration. Received: "
+                f"{str(workdir)!r}, written with other settings "
+                f"(before, now): {changed}. Choose another --workdir"
+            )
+    versions = {
+        "python": platform.python_version(),
+        "keras": keras.version(),
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"config": config, "versions": versions}, indent=2) + "\n"
+    )
+
+
+def _fit(model, dataset: data.Dataset, config, callbacks) -> None:
+    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config["learning_rate"], steps
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(
+        dataset.x_train,
+        dataset.y_train,
+        batch_size=config["batch_size"],
+        epochs=config["epochs"],
+        callbacks=callbacks,
+        verbose=config.get("verbose", 2),
+    )
+
+
+def _accuracy(predicted: np.ndarray, dataset: data.Dataset) -> float:
+    return float(np.mean(predicted == dataset.y_test))
+
+
+def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
+    print(f"\n{'layer':<16}{'format':>8}{'in the file':>14}{'bytes':>8}")
+    for row in report["layers"]:
+        print(
+            f"{row['path']:<16}{row['format']:>8}{row['tensor_type']:>14}"
+            f"{row['bytes']:>8}"
+        )
+    print(
+        f"\ncost      {report['cost']:.6f} {report['cost_unit']}"
+        f" (target {report['target']:.6f})\n"
+        f"accuracy  float {report['accuracy_float']:.4f}, searched "
+        f"{report['accuracy_keras']:.4f}, file {report['accuracy_tflite']:.4f}"
+        f" (same prediction: {report['agreement']:.4f})\n"
+        f"file      {os.fspath(workdir / 'model.tflite')},"
+        f" {report['file_bytes']} bytes"
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    config = {
+        "dataset": _DATASET.value,
+        "model": _MODEL.value,
+        "formats": _FORMATS.value,
+        "target_format": _TARGET_FORMAT.value,
+        "target_factor": _TARGET_FACTOR.value,
+        "epochs": _EPOCHS.value,
+        "batch_size": _BATCH_SIZE.value,
+        "learning_rate": _LEARNING_RATE.value,
+        "seed": _SEED.value,
+    }
+    workdir = pathlib.Path(_WORKDIR.value)
+    try:
+        report = run(config, workdir)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    _print_table(report, workdir)
+
+
+if __name__ == "__main__":
+    app.run(main)

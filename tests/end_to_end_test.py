@@ -1,0 +1,270 @@
+"""The main job on small nets: search, save, export, errors."""
+
+import itertools
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from keras import layers
+
+import fliqs_keras
+
+
+def build_net(width=8):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(width, 3, use_bias=False, name="conv")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU()(x)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def make_data(count=256, seed=0):
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, 3, count)
+    x = generator.normal(size=(count, 8, 8, 1)) + y[:, None, None, None]
+    return x.astype("float32"), y
+
+
+def compile_net(model, **kwargs):
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-2),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
+
+
+def search_net(seed, formats=("INT2", "INT4", "INT8"), target=("INT4", 1.2)):
+    keras.utils.set_random_seed(seed)
+    model = compile_net(fliqs_keras.apply(build_net(), list(formats)))
+    search = fliqs_keras.FormatSearch(target, seed=seed)
+    x, y = make_data()
+    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[search])
+    return model, search, history
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return search_net(seed=0)
+
+
+def test_search_ends_within_the_target(searched):
+    model, search, _ = searched
+    cost = fliqs_keras.BitOps()(model)
+    costs = [
+        sum(choice)
+        for choice in itertools.product(*fliqs_keras.BitOps().table(model))
+    ]
+    reachable = max(c for c in costs if c <= search.target)
+    assert 0.9 * reachable <= cost <= search.target * (1 + 1e-9)
+    assert search.assignment == fliqs_keras.FormatAssignment.from_model(model)
+
+
+def test_search_shows_cost_entropy_and_reward(searched):
+    _, _, history = searched
+    assert {"cost", "entropy", "reward"} <= set(history.history)
+
+
+def test_same_seed_same_result_and_another_differs(searched):
+    model, search, _ = searched
+    again, search_again, _ = search_net(seed=0)
+    other, search_other, _ = search_net(seed=1)
+    assert search_again.assignment == search.assignment
+    assert search_again.history == search.history
+    assert search_other.history != search.history
+    for a, b in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert not np.array_equal(
+        model.get_layer("conv").kernel.numpy(),
+        other.get_layer("conv").kernel.numpy(),
+    )
+
+
+def test_saved_model_predicts_the_same(searched, tmp_path):
+    model, search, _ = searched
+    x, _ = make_data(seed=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+    assert fliqs_keras.FormatAssignment.from_model(loaded) == search.assignment
+
+
+TENSOR_TYPES = {
+    "INT2": "INT2",
+    "INT4": "INT4",
+    "INT6": "INT8",
+    "INT8": "INT8",
+    "INT12": "INT16",
+    "E2M1": "INT4",
+    "E2M3": "INT8",
+    "E4M3": "UINT8",
+    "BF16": "BFLOAT16",
+    "FP16": "FLOAT16",
+}
+
+
+@pytest.mark.parametrize("name", TENSOR_TYPES)
+def test_exported_file_computes_the_same(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = fliqs_keras.apply(build_net(), name)
+    x, _ = make_data(seed=1)
+    # A batch-norm factor may be negative.
+    model.get_layer("norm").gamma.assign(np.linspace(-1, 2, 8))
+    fliqs_keras.calibrate(model, x)
+    path = tmp_path / "model.tflite"
+    report = fliqs_keras.export_tflite(model, path)
+    assert [row.tensor_type for row in report.layers] == [
+        TENSOR_TYPES[name]
+    ] * 3
+    assert not report.left_in_float
+    assert report.file_bytes == path.stat().st_size
+    expected = model.predict(x, verbose=0)
+    got = fliqs_keras.run_tflite(path, x)
+    if name in ("BF16", "FP16"):
+        # One rounding of the other kind of a value on a tie is one quantum.
+        tolerance = 5e-3
+    else:
+        tolerance = 1e-5
+    assert np.abs(got - expected).max() <= tolerance * np.ptp(expected)
+
+
+def test_int4_layers_are_int4_tensors(searched, tmp_path):
+    model, _, _ = searched
+    fliqs_keras.FormatAssignment(
+        {"conv": "INT4", "depthwise": "INT8", "head": "INT4"}
+    ).apply_to(model)
+    fliqs_keras.export_tflite(model, tmp_path / "model.tflite")
+    content = (tmp_path / "model.tflite").read_bytes()
+    file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    types = {
+        tuple(tensor.shape): tensor.type for tensor in file.subgraphs[0].tensors
+    }
+    assert types[8, 3, 3, 1] == schema.TensorType.INT4
+    assert types[1, 3, 3, 8] == schema.TensorType.INT8
+    assert types[3, 8] == schema.TensorType.INT4
+
+
+@pytest.mark.parametrize("jit_compile", [True, False], ids=["jit", "no_jit"])
+def test_switching_does_not_recompile(jit_compile):
+    formats = ["INT2", "INT4", "E4M3", "BF16"]
+    model = compile_net(
+        fliqs_keras.apply(build_net(), formats), jit_compile=jit_compile
+    )
+    x, y = make_data(32)
+    model.train_on_batch(x, y)
+    names = list(fliqs_keras.FormatAssignment.from_model(model))
+
+    def train(choose):
+        start = time.perf_counter()
+        for step in range(100):
+            fliqs_keras.FormatAssignment(
+                {name: choose(step, i) for i, name in enumerate(names)}
+            ).apply_to(model)
+            model.train_on_batch(x, y)
+        return time.perf_counter() - start
+
+    fixed = min(train(lambda step, i: "INT4") for _ in range(2))
+    switched = train(lambda step, i: formats[(step + i) % 4])
+    # One compilation alone takes longer than a hundred steps.
+    assert switched < 2 * fixed + 0.5
+
+
+def test_the_model_given_is_left_untouched():
+    model = build_net()
+    before = [w.numpy() for w in model.weights]
+    fliqs_keras.apply(model, "INT4")
+    assert type(model.get_layer("conv")) is layers.Conv2D
+    for variable, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_layer_names_are_kept():
+    model = build_net()
+    quantized = fliqs_keras.apply(model, "INT4")
+    assert [v.name for v in quantized.layers] == [v.name for v in model.layers]
+    assert isinstance(quantized.get_layer("conv"), layers.Conv2D)
+
+
+def test_uncalibrated_model_outputs_nan_and_is_not_exported(tmp_path):
+    model = fliqs_keras.apply(build_net(), "INT8")
+    x, _ = make_data(4)
+    assert np.isnan(model.predict(x, verbose=0)).all()
+    with pytest.raises(ValueError, match="calibrate"):
+        fliqs_keras.export_tflite(model, tmp_path / "model.tflite")
+    assert not (tmp_path / "model.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: fliqs_keras.apply(m, ["INT4", "INT99"]), "2 to 16 bits"),
+        (lambda m: fliqs_keras.apply(m, ["INT4", "FOO"]), "name of a number"),
+        (lambda m: fliqs_keras.apply(m, []), "at least one format"),
+        (lambda m: fliqs_keras.apply("model", "INT4"), "keras.Model"),
+        (
+            lambda m: fliqs_keras.apply(
+                keras.Sequential([layers.Dense(2)]), "INT4"
+            ),
+            "that is built",
+        ),
+        (
+            lambda m: fliqs_keras.apply(
+                keras.Sequential([keras.Input((2,)), layers.ReLU()]), "INT4"
+            ),
+            "at least one Dense",
+        ),
+        (
+            lambda m: fliqs_keras.apply(fliqs_keras.apply(m, "INT4"), "INT4"),
+            "already",
+        ),
+    ],
+    ids=[
+        "bits_out_of_range",
+        "unknown_format",
+        "no_format",
+        "not_a_model",
+        "not_built",
+        "nothing_to_quantize",
+        "twice",
+    ],
+)
+def test_apply_refuses(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        change(build_net())
+    assert "Received" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "formats, target, message",
+    [
+        (None, ("INT4", 1.0), "quantizers"),
+        (["INT4"], ("INT4", 1.0), "at least two formats"),
+        (["INT4", "INT8"], ("INT4", 0.9), "between"),
+        (["INT4", "INT8"], ("INT8", 1.1), "between"),
+        (["INT4", "INT8"], ("INT3", 1.1), "one of the formats"),
+    ],
+    ids=["no_apply", "one_option", "too_cheap", "too_dear", "foreign_format"],
+)
+def test_search_refuses_before_training(formats, target, message):
+    model = build_net()
+    if formats:
+        model = fliqs_keras.apply(model, formats)
+    compile_net(model)
+    before = [w.numpy() for w in model.trainable_weights]
+    x, y = make_data(32)
+    with pytest.raises(ValueError, match=message):
+        search = fliqs_keras.FormatSearch(target)
+        model.fit(x, y, verbose=0, callbacks=[search])
+    for variable, value in zip(model.trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
