@@ -88,4 +88,7 @@ def zero_example(model: keras.Model) -> Any:
             )
         return keras.ops.zeros(shape, tensor.dtype)
 
-    return keras.tree.map_structure(zeros, model.input)
+    # `Sequential.input` needs a call; `Functional.inputs` has no structure.
+    is_sequential = isinstance(model, keras.Sequential)
+    inputs = model.inputs[0] if is_sequential else model.input
+    return keras.tree.map_structure(zeros, inputs)

@@ -154,11 +154,15 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         threshold = rounding.select_row(
             ops.convert_to_tensor(self.thresholds), index
         )
+        grid = rounding.Grid(*grid)
+        # The row of zeros of "off" must neither clip nor divide by zero.
         threshold = ops.where(index < 0, np.float32(np.inf), threshold)
+        scale = threshold / ops.maximum(grid.max_code, 1.0)
         return rounding.round_to_grid(
             x,
             threshold,
-            rounding.Grid(*grid),
+            scale,
+            grid,
             self._kernels,
             ops.cast(kernel_index, "int32"),
         )

@@ -134,6 +134,7 @@ def select_row(table: Tensor, index: Tensor) -> Tensor:
 def round_to_grid(
     x: Tensor,
     threshold: Tensor,
+    scale: Tensor,
     grid: Grid,
     kernels: Sequence[Kernel],
     kernel_index: Tensor = 0,
@@ -146,6 +147,8 @@ def round_to_grid(
     Args:
         x: A float32 tensor.
         threshold: Clipping threshold; broadcasts against `x`.
+        scale: What a code of one stands for: the threshold divided by the
+            largest code.
         grid: The `Grid`, of numbers or of scalar tensors.
         kernels: The kernels that can occur.
         kernel_index: Which of `kernels` this grid needs.
@@ -153,8 +156,6 @@ def round_to_grid(
     Returns:
         A tensor of the shape of `x`.
     """
-    # A row of zeros stands for "off" and must not divide by zero.
-    scale = threshold / ops.maximum(grid.max_code, 1.0)
 
     def branch(kernel):
         return lambda x, scale: kernel(x, scale, grid)
@@ -210,7 +211,14 @@ def round_to_format(
     x = ops.convert_to_tensor(x, "float32")
     if threshold is None or not number_format.scaled:
         threshold = number_format.max_code
+    # Compilers turn a division by a constant into a multiplication by its
+    # reciprocal, which in float32 rounds otherwise.
     threshold = ops.convert_to_tensor(threshold, "float32")
+    scale = ops.cast(threshold, "float64") / number_format.max_code
     return round_to_grid(
-        x, threshold, grid_of(number_format), [kernel_of(number_format)]
+        x,
+        threshold,
+        ops.cast(scale, "float32"),
+        grid_of(number_format),
+        [kernel_of(number_format)],
     )

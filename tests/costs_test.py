@@ -1,0 +1,124 @@
+"""Costs and assignments on nets whose numbers are worked by hand."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import fliqs_keras
+from fliqs_keras import costs
+
+
+def build_net():
+    # Multiply-accumulates: 6*6*(3*3*2*4) = 2592, 2*2*(3*3*4) = 144,
+    # 2*2*(4*5) = 80 (a dense layer at each position), 5*3 = 15.
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = layers.DepthwiseConv2D(3, strides=2, name="depthwise")(x)
+    x = keras.Sequential([layers.Dense(5, name="dense")], name="inner")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+MACS = {"conv": 2592, "depthwise": 144, "inner/dense": 80, "head": 15}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fliqs_keras.apply(build_net(), ["INT2", "E2M1", "INT8", "BF16"])
+
+
+def test_macs_are_those_of_the_shapes(model):
+    assert costs.count_macs(model) == MACS
+
+
+@pytest.mark.parametrize(
+    "name, bits", [("INT2", 2), ("E2M1", 4), ("INT8", 8), ("BF16", 16)]
+)
+def test_uniform_cost_is_macs_times_bits_squared(model, name, bits):
+    uniform = fliqs_keras.FormatAssignment(dict.fromkeys(MACS, name))
+    assert fliqs_keras.BitOps()(model, uniform) == pytest.approx(
+        sum(MACS.values()) * bits**2 / 1e9
+    )
+
+
+def test_shared_layer_counts_at_each_use():
+    dense = layers.Dense(4, name="dense")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, dense(dense(inputs)))
+    quantized = fliqs_keras.apply(model, "INT8")
+    assert costs.count_macs(quantized) == {"dense": 32}
+
+
+def test_sequential_model_is_counted():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    cost = fliqs_keras.BitOps()(fliqs_keras.apply(model, "INT8"))
+    assert cost == pytest.approx(4 * 2 * 64 / 1e9)
+
+
+def test_cost_of_incomplete_assignment_is_refused(model):
+    with pytest.raises(ValueError, match="none for 'depthwise'"):
+        fliqs_keras.BitOps()(model, {"conv": "INT2"})
+
+
+def test_assignment_round_trips(model, tmp_path):
+    assignment = fliqs_keras.FormatAssignment(
+        dict(zip(MACS, ["INT2", "E2M1", "INT8", "BF16"], strict=True))
+    )
+    assignment.apply_to(model)
+    assert fliqs_keras.FormatAssignment.from_model(model) == assignment
+    assignment.to_json(tmp_path / "assignment.json")
+    read = fliqs_keras.FormatAssignment.from_json(tmp_path / "assignment.json")
+    assert read == assignment
+    assert hash(read) == hash(assignment)
+    names = json.loads((tmp_path / "assignment.json").read_text())
+    assert names["inner/dense"] == "INT8"
+
+
+def test_assignment_is_immutable(model):
+    assignment = fliqs_keras.FormatAssignment.from_model(model)
+    with pytest.raises(TypeError):
+        assignment["conv"] = "INT2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda formats: formats.pop("conv"),
+        lambda formats: formats.update(stranger="INT8"),
+        lambda formats: formats.update(conv="INT3"),
+    ],
+    ids=["missing", "stranger", "foreign_format"],
+)
+def test_wrong_assignment_changes_nothing(model, change):
+    before = fliqs_keras.FormatAssignment.from_model(model)
+    formats = dict.fromkeys(MACS, "E2M1")
+    change(formats)
+    with pytest.raises(ValueError, match="Received"):
+        fliqs_keras.FormatAssignment(formats).apply_to(model)
+    assert fliqs_keras.FormatAssignment.from_model(model) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": "INT99"}'])
+def test_broken_file_is_refused(content, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match="Received"):
+        fliqs_keras.FormatAssignment.from_json(tmp_path / "a.json")
+
+
+def test_batch_norm_is_recalibrated_to_the_data():
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.BatchNormalization(momentum=0.9)]
+    )
+    x = np.random.default_rng(0).normal(5.0, 2.0, (128, 3)).astype("float32")
+    fliqs_keras.recalibrate_batch_norm(model, x)
+    norm = model.layers[0]
+    np.testing.assert_allclose(norm.moving_mean, x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, x.var(axis=0), rtol=1e-4)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))

@@ -1,0 +1,47 @@
+"""The public names, exactly, and that each says what it is."""
+
+import inspect
+import sys
+
+import pytest
+
+import fliqs_keras
+
+PUBLIC_NAMES = {
+    "BitOps",
+    "ControllerConfig",
+    "ExportReport",
+    "FloatFormat",
+    "Format",
+    "FormatAssignment",
+    "FormatSearch",
+    "IntFormat",
+    "SearchSpace",
+    "SwitchableQuantizeConfig",
+    "SwitchableQuantizer",
+    "apply",
+    "calibrate",
+    "export_tflite",
+    "parse_format",
+    "recalibrate_batch_norm",
+    "round_to_format",
+    "run_tflite",
+}
+
+
+def test_public_names_are_these():
+    names = {
+        name
+        for name, value in vars(fliqs_keras).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert names == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_public_name_has_a_docstring(name):
+    assert inspect.getdoc(getattr(fliqs_keras, name))
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
