@@ -1,0 +1,81 @@
+"""The search recipe at tiny size."""
+
+import json
+import sys
+
+import keras
+import pytest
+
+import fliqs_keras
+from recipes import data, models, search
+
+CONFIG = {
+    "dataset": "digits",
+    "model": "conv_net",
+    "formats": ["INT4", "INT8"],
+    "target_format": "INT4",
+    "target_factor": 1.5,
+    "epochs": 2,
+    "batch_size": 128,
+    "learning_rate": 3e-3,
+    "seed": 0,
+    "verbose": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    search.run(CONFIG, workdir)
+    return workdir
+
+
+def test_run_writes_its_results(workdir):
+    report = json.loads((workdir / "report.json").read_text())
+    assert report["within_target"]
+    assert report["agreement"] >= 0.995
+    assert abs(report["accuracy_tflite"] - report["accuracy_keras"]) <= 0.005
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["config"] == CONFIG
+    assert config["versions"]["keras"] == keras.version()
+    model = keras.saving.load_model(workdir / "model.keras")
+    assignment = fliqs_keras.FormatAssignment.from_json(
+        workdir / "assignment.json"
+    )
+    assert fliqs_keras.FormatAssignment.from_model(model) == assignment
+    assert (workdir / "model.tflite").stat().st_size == report["file_bytes"]
+
+
+def test_folder_of_another_configuration_is_refused(workdir):
+    before = (workdir / "report.json").read_text()
+    with pytest.raises(ValueError, match="Choose another --workdir"):
+        search.run({**CONFIG, "seed": 1}, workdir)
+    assert (workdir / "report.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_are_quantized_throughout(name):
+    model = models.build(name, (8, 8, 1), 10)
+    assignment = fliqs_keras.FormatAssignment.from_model(
+        fliqs_keras.apply(model, "INT8")
+    )
+    weights = [w.path.split("/")[0] for w in model.trainable_weights]
+    kernels = {n for n in weights if not n.endswith("_norm")}
+    assert set(assignment) == kernels
+
+
+def test_digits_are_split_without_overlap():
+    digits = data.load("digits")
+    assert len(digits.x_train) + len(digits.x_test) == 1797
+    assert digits.x_train.max() == 1.0
+    assert digits.x_train.shape[1:] == (8, 8, 1)
+
+
+@pytest.mark.parametrize("load", [data.load, lambda n: models.build(n, (), 1)])
+def test_unknown_names_are_refused(load):
+    with pytest.raises(ValueError, match="Received: 'mystery'"):
+        load("mystery")
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
