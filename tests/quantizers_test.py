@@ -1,0 +1,157 @@
+"""Quantizers: switching, thresholds, following."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fliqs_keras import _tfmot, quantizers
+from fliqs_keras.quantizers import ActivationQuantizer, WeightQuantizer
+from fliqs_keras.rounding import round_to_format
+from fliqs_keras.thresholds import least_error_thresholds
+
+FORMATS = ["INT2", "INT4", "E4M3", "BF16", "FP32"]
+
+
+def make_values(shape=(64, 6), seed=0):
+    values = np.random.default_rng(seed).normal(size=shape)
+    return values.astype("float32")
+
+
+def make_quantizer(kind=quantizers.SwitchableQuantizer, axes=(-1,)):
+    quantizer = kind(FORMATS, axes)
+    quantizer.build((64, 6))
+    return quantizer
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_each_format_rounds_as_it_does_alone(jit_compile):
+    quantizer = make_quantizer()
+    x = make_values()
+    quantizer.set_thresholds(x, np.abs(x).max(axis=0))
+    run = quantizer
+    if jit_compile is not None:
+        run = tf.function(quantizer, jit_compile=jit_compile)
+    outputs = {}
+    for name in [*FORMATS, *FORMATS]:
+        quantizer.set_format(name)
+        row = quantizer.thresholds.numpy()[FORMATS.index(name)]
+        got = run(x).numpy()
+        np.testing.assert_array_equal(got, round_to_format(x, name, row))
+        np.testing.assert_array_equal(outputs.setdefault(name, got), got)
+    assert len({output.tobytes() for output in outputs.values()}) == 5
+
+
+def test_off_passes_values_and_gradients_through():
+    quantizer = make_quantizer()
+    quantizer.set_format(None)
+    x = tf.constant(1e6 * make_values())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = quantizer(x)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(tape.gradient(y, x), np.ones(x.shape))
+    assert quantizer.format is None
+    with pytest.raises(ValueError, match="is off"):
+        quantizer.scale()
+
+
+def test_is_a_tfmot_quantizer():
+    assert isinstance(make_quantizer(), _tfmot.Quantizer)
+
+
+def test_config_round_trips():
+    quantizer = quantizers.SwitchableQuantizer(FORMATS, (-1,), decision="a/b")
+    again = quantizers.SwitchableQuantizer.from_config(quantizer.get_config())
+    assert again.get_config() == quantizer.get_config()
+    assert again.formats == quantizer.formats
+
+
+@pytest.mark.parametrize("formats", [[], ["INT4", "INT4"], "INT4", ["INTX"]])
+def test_wrong_formats_are_refused(formats):
+    with pytest.raises(ValueError, match="Received"):
+        quantizers.SwitchableQuantizer(formats)
+
+
+def test_foreign_format_is_refused():
+    with pytest.raises(ValueError, match="INT3"):
+        make_quantizer().set_format("INT3")
+
+
+@pytest.mark.parametrize("name", ["INT2", "INT3", "INT4", "INT8", "E2M1"])
+def test_threshold_is_near_that_of_a_fine_search(name):
+    x = make_values((4000, 1))
+    [threshold] = least_error_thresholds(x, [_parse(name)]).numpy()
+
+    def error(t):
+        rounded = round_to_format(x, name, np.float32(t)).numpy()
+        return np.mean((rounded - x) ** 2)
+
+    best = min(error(t) for t in np.linspace(0.05, np.abs(x).max(), 400))
+    # Candidates are 9 % apart, which is within a tenth of the least error.
+    assert error(threshold[0]) <= 1.1 * best
+
+
+def _parse(name):
+    return quantizers.parse_format(name)
+
+
+def test_thresholds_of_an_all_zero_tensor_are_usable():
+    quantizer = make_quantizer()
+    quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))
+    np.testing.assert_array_equal(quantizer(np.zeros((64, 6), "float32")), 0)
+
+
+def test_weight_thresholds_keep_their_proportion_to_the_range():
+    quantizer = make_quantizer(WeightQuantizer)
+    x = make_values()
+    quantizer.set_thresholds(x, quantizer.range_of(x))
+    before = quantizer.thresholds.numpy()
+    quantizer(3.0 * x, training=False)
+    np.testing.assert_array_equal(quantizer.thresholds.numpy(), before)
+    quantizer(3.0 * x, training=True)
+    after = quantizer.thresholds.numpy()
+    np.testing.assert_allclose(after[:3], 3.0 * before[:3], rtol=1e-6)
+    # BF16 and FP32 are not scaled.
+    np.testing.assert_array_equal(after[3:], before[3:])
+
+
+def test_weights_that_were_zero_are_not_clipped():
+    quantizer = make_quantizer(WeightQuantizer)
+    quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))
+    x = make_values()
+    quantizer.set_format("E4M3")
+    y = quantizer(x, training=True).numpy()
+    assert np.abs(y - x).max() < 0.1 * np.abs(x).max()
+
+
+def test_activation_thresholds_are_unset_until_training_sees_data():
+    quantizer = make_quantizer(ActivationQuantizer, ())
+    quantizer.set_format("INT4")
+    x = make_values()
+    assert np.isnan(quantizer(x)).all()
+    assert not quantizer.is_calibrated
+    assert np.isfinite(quantizer(x, training=True)).all()
+    assert quantizer.is_calibrated
+    # Observed on the first eight examples.
+    [best] = least_error_thresholds(
+        x[:8].reshape(-1, 1), [_parse("INT4")]
+    ).numpy()
+    np.testing.assert_allclose(quantizer.thresholds[1], best[0], rtol=1e-6)
+
+
+def test_activation_thresholds_follow_a_moving_average():
+    quantizer = make_quantizer(ActivationQuantizer, ())
+    x = make_values()
+    quantizer(x, training=True)
+    before = quantizer.thresholds.numpy()
+    quantizer(2.0 * x, training=True)
+    # 0.99 * 1 + 0.01 * 2
+    np.testing.assert_allclose(
+        quantizer.thresholds.numpy()[:3], 1.01 * before[:3], rtol=1e-5
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
