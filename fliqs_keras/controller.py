@@ -156,8 +156,9 @@ class Controller:
         """Returns the choice that the search ends on.
 
         The most likely option of each decision, as the paper has it, if that
-        meets the target without leaving over a tenth of what can be used of
-        it unused. Otherwise the most likely choice that does.
+        meets the target and uses nine tenths of it. Otherwise the most likely
+        choice that does, and if there is none, the dearest one within the
+        target.
 
         Raises:
             ValueError: If no choice meets the target.
@@ -169,7 +170,9 @@ class Controller:
                 f"target={self.target}, cheapest choice "
                 f"{sum(row.min() for row in self._costs)}"
             )
-        floor = _SMALLEST_SHARE_OF_TARGET * self.cost_of(dearest)
+        floor = min(
+            _SMALLEST_SHARE_OF_TARGET * self.target, self.cost_of(dearest)
+        )
         mode = self.policy.mode()
         if floor <= self.cost_of(mode) <= self.target:
             return mode
