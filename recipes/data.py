@@ -65,9 +65,8 @@ def _load_tfds(name: str) -> Dataset:
         raise ValueError(
             f"Expected tensorflow-datasets to find {name!r}. Received: "
             f"{type(error).__name__}. Prepare the data set on a machine with "
-            f"a network (`tfds build {name}`) and copy it to "
-            "~/tensorflow_datasets, or put its files into "
-            "~/tensorflow_datasets/downloads/manual"
+            f"a network, by `tfds build {name}`, and copy the folder to "
+            "~/tensorflow_datasets"
         ) from error
     (x_train, y_train), (x_test, y_test) = tfds.as_numpy(splits)
     return Dataset(
