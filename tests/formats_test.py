@@ -116,5 +116,15 @@ def test_bad_float_layouts(fields):
         FloatFormat(*fields)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: IntFormat(4.0), lambda: FloatFormat(4.0, 3)],
+    ids=["int", "float"],
+)
+def test_fields_are_integers(make):
+    with pytest.raises(ValueError, match="Received"):
+        make()
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
