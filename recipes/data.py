@@ -1,6 +1,8 @@
 """Image classification data for the recipes."""
 
 import dataclasses
+import os
+import pathlib
 
 import numpy as np
 
@@ -18,19 +20,24 @@ class Dataset:
     num_classes: int
 
 
-def load(name: str) -> Dataset:
+def load(name: str, idx_folder: str | os.PathLike | None = None) -> Dataset:
     """Loads a data set, split into a training and a held-out part.
 
     Args:
         name: `"digits"`: scikit-learn's 1,797 real handwritten digits, part
             of its wheel, every fifth of them held out. `"fashion_mnist"`:
-            through tensorflow-datasets, which must find it on disk or on the
-            network.
+            through tensorflow-datasets.
+        idx_folder: Folder of the four original files of Fashion-MNIST
+            (`train-images-idx3-ubyte.gz` and so on), to prepare it from
+            without a network.
+
+    Raises:
+        ValueError: If the name is unknown or the data is not to be had.
     """
     if name == "digits":
         return _load_digits()
     if name == "fashion_mnist":
-        return _load_tfds(name)
+        return _load_fashion_mnist(idx_folder)
     raise ValueError(f"Expected one of {DATASETS}. Received: {name!r}")
 
 
@@ -50,23 +57,45 @@ def _load_digits() -> Dataset:
     )
 
 
-def _load_tfds(name: str) -> Dataset:
+def _load_fashion_mnist(idx_folder: str | os.PathLike | None) -> Dataset:
+    # Imported here: it takes seconds, and digits do not need it.
     import tensorflow_datasets as tfds
 
+    class LocalFiles:
+        """Takes files from the folder in place of downloading them."""
+
+        def __init__(self, dl_manager):
+            self._dl_manager = dl_manager
+
+        def download_and_extract(self, urls):
+            folder = pathlib.Path(idx_folder)
+            return self._dl_manager.extract(
+                {k: folder / url.rsplit("/", 1)[-1] for k, url in urls.items()}
+            )
+
+    class FashionMnistIdx(tfds.image_classification.FashionMNIST):
+        """Fashion-MNIST from files on disk."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _split_generators(self, dl_manager):
+            return super()._split_generators(LocalFiles(dl_manager))
+
     try:
-        splits, info = tfds.load(
-            name,
-            split=["train", "test"],
-            batch_size=-1,
-            as_supervised=True,
-            with_info=True,
+        if idx_folder is None:
+            builder = tfds.builder("fashion_mnist")
+        else:
+            builder = FashionMnistIdx()
+        builder.download_and_prepare()
+        splits = builder.as_dataset(
+            split=["train", "test"], batch_size=-1, as_supervised=True
         )
     except Exception as error:
         raise ValueError(
-            f"Expected tensorflow-datasets to find {name!r}. Received: "
-            f"{type(error).__name__}. Prepare the data set on a machine with "
-            f"a network, by `tfds build {name}`, and copy the folder to "
-            "~/tensorflow_datasets"
+            "Expected tensorflow-datasets to find Fashion-MNIST. Received: "
+            f"{type(error).__name__}. Without a network, put its four "
+            "original files (idx, gzipped) into a folder and pass it as "
+            "--idx_folder"
         ) from error
     (x_train, y_train), (x_test, y_test) = tfds.as_numpy(splits)
     return Dataset(
@@ -74,5 +103,5 @@ def _load_tfds(name: str) -> Dataset:
         y_train.astype("int32"),
         x_test.astype("float32") / 255,
         y_test.astype("int32"),
-        num_classes=info.features["label"].num_classes,
+        num_classes=builder.info.features["label"].num_classes,
     )

@@ -22,6 +22,11 @@ from recipes import data, models
 _DATASET = flags.DEFINE_enum(
     "dataset", "digits", data.DATASETS, "Data to train on."
 )
+_IDX_FOLDER = flags.DEFINE_string(
+    "idx_folder",
+    None,
+    "Folder of Fashion-MNIST's original files; not needed with a network.",
+)
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
 )
@@ -64,7 +69,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     """
     _claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
-    dataset = data.load(config["dataset"])
+    dataset = data.load(config["dataset"], config["idx_folder"])
     float_model = models.build(
         config["model"], dataset.x_train.shape[1:], dataset.num_classes
     )
@@ -186,6 +191,7 @@ def main(argv):
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
         "dataset": _DATASET.value,
+        "idx_folder": _IDX_FOLDER.value,
         "model": _MODEL.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,

@@ -11,6 +11,7 @@ from recipes import data, models, search
 
 CONFIG = {
     "dataset": "digits",
+    "idx_folder": None,
     "model": "conv_net",
     "formats": ["INT4", "INT8"],
     "target_format": "INT4",
