@@ -163,7 +163,9 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     def call(self, inputs, training=None, weights=None):
         x = ops.cast(inputs, "float32")
         if training:
-            self.follow(x)
+            # Thresholds are not trained, and gradients are not to flow through
+            # what moves them.
+            self.follow(ops.stop_gradient(x))
         else:
             self._require_thresholds()
         # Integers that are read as numbers do not stay integers.

@@ -10,6 +10,7 @@ from keras import layers, ops
 import fliqs_keras
 from fliqs_keras import _tfmot, quantize_registry
 from fliqs_keras.quantized_layers import quantized_layers
+from tests.backends import IS_TENSORFLOW
 from tests.testing import assert_equal, run, set_all
 
 
@@ -308,7 +309,7 @@ MACS = {
 @pytest.mark.parametrize("name", MACS)
 def test_macs_counted_by_hand(name):
     make_layer, shape, expected = MACS[name]
-    if name == "channels_first" and keras.backend.backend() == "tensorflow":
+    if name == "channels_first" and IS_TENSORFLOW:
         pytest.skip("TensorFlow has no such convolution on a CPU")
     inputs = keras.Input(shape)
     model = keras.Model(inputs, make_layer()(inputs))

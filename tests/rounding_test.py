@@ -5,9 +5,10 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
 
 from fliqs_keras import parse_format, round_to_format
+from tests.backends import IS_TENSORFLOW, MODES, in_mode, pull_back
 
 ML_DTYPES = {
     "E4M3": ml_dtypes.float8_e4m3fn,
@@ -20,7 +21,6 @@ ML_DTYPES = {
     "FP16": np.float16,
 }
 INTS = [f"INT{bits}" for bits in range(2, 17)]
-MODES = ["eager", "graph", "xla"]
 RANDOM_VALUES = 1_000_000
 
 
@@ -30,9 +30,7 @@ def rounder(name, mode):
     def run(x, threshold):
         return round_to_format(x, name, threshold)
 
-    if mode == "eager":
-        return run
-    return tf.function(run, jit_compile=mode == "xla")
+    return in_mode(run, mode)
 
 
 def assert_same_bits(actual, expected):
@@ -102,8 +100,15 @@ def test_integers_equal_numpy(name, mode):
         with np.errstate(over="ignore"):
             expected = integer_reference(x, scale, largest)
         # A tensor, so that the compiled graph is one for all thresholds.
-        actual = round_in_mode(x, tf.constant(threshold))
-        assert_same_bits(actual, expected)
+        actual = round_in_mode(x, ops.convert_to_tensor(threshold))
+        if IS_TENSORFLOW:
+            assert_same_bits(actual, expected)
+        else:
+            # JAX divides by a scalar through its reciprocal: the last bit of
+            # the scale may differ, and values next to a tie fall otherwise.
+            near = np.isclose(actual, expected, rtol=3e-7, atol=0)
+            assert near[-RANDOM_VALUES:].mean() > 0.99
+            np.testing.assert_allclose(actual, expected, atol=1.001 * scale)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,22 +126,20 @@ def test_float32_passes_through(mode):
     assert_same_bits(rounder("FP32", mode)(x, None), x)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["INT4", "E2M1", "E4M3"])
-def test_gradient_is_straight_through(name, compiled):
+def test_gradient_is_straight_through(name, mode):
     above = np.nextafter(np.float32(2), np.float32(3))
-    x = tf.constant([0.0, 0.3, -1.9, 2.0, -2.0, above, -above, 50.0])
-    upstream = tf.constant([1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    x = np.float32([0.0, 0.3, -1.9, 2.0, -2.0, above, -above, 50.0])
+    upstream = np.float32([1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
 
-    @tf.function(jit_compile=compiled)
     def gradient(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = round_to_format(x, name, 2.0)
-        return tape.gradient(y, x, output_gradients=upstream)
+        return pull_back(lambda x: round_to_format(x, name, 2.0), x, upstream)[
+            1
+        ]
 
     kept = [1.0, 2.0, -3.0, 4.0, 5.0, 0.0, 0.0, 0.0]
-    np.testing.assert_array_equal(gradient(x), kept)
+    np.testing.assert_array_equal(in_mode(gradient, mode)(x), kept)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from keras import ops
 
 import fliqs_keras
 from fliqs_keras import quantized_layers
+from tests.backends import IS_TENSORFLOW, variable_gradients
 
 FORMATS = ["INT2", "INT8", "E4M3"]
 
@@ -63,28 +64,14 @@ def assert_equal(got, expected):
         np.testing.assert_array_equal(a, b)
 
 
-def sum_of_squares(model, x):
-    outputs = keras.tree.flatten(model(x, training=False))
-    return sum(ops.sum(ops.square(ops.cast(y, "float32"))) for y in outputs)
-
-
 def gradients(model, x, variables):
-    """Gradients of `sum_of_squares`, as NumPy arrays."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    """Gradients of the sum of the squared outputs, as NumPy arrays."""
 
-        with tf.GradientTape() as tape:
-            loss = sum_of_squares(model, x)
-        found = tape.gradient(loss, [v.value for v in variables])
-        return [ops.convert_to_numpy(g) for g in found]
-    import jax
+    def loss():
+        outputs = keras.tree.flatten(model(x, training=False))
+        return sum(ops.sum(ops.square(ops.cast(y, "float32"))) for y in outputs)
 
-    def loss(values):
-        pairs = zip(variables, values, strict=True)
-        with keras.StatelessScope(state_mapping=list(pairs)):
-            return sum_of_squares(model, x)
-
-    return [np.asarray(g) for g in jax.grad(loss)([v.value for v in variables])]
+    return variable_gradients(loss, variables)
 
 
 def check_gradients(model, original, x, number_format):
@@ -152,7 +139,7 @@ def check_training(model, x, jit_compile):
 def run_layer_test(kind, layer, x, tmp_path, calls=1):
     """Quantizes a layer in a model of some kind and checks everything."""
     # JAX compiles with XLA or not at all; TensorFlow is tried both ways.
-    jit_compile = kind == "functional" or keras.backend.backend() == "jax"
+    jit_compile = kind == "functional" or not IS_TENSORFLOW
     original = build_model(kind, layer, x, calls)
     before = original.get_weights()
     float_outputs = run(original, x)

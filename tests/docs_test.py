@@ -1,0 +1,28 @@
+"""The examples in the documentation run."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+
+
+def read_examples(path):
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+PAGES = sorted(p for p in DOCS.glob("*.md") if read_examples(p))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_examples_of_a_page_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": path.stem}
+    for example in read_examples(path):
+        exec(compile(example, str(path), "exec"), names)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
