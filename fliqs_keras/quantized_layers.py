@@ -41,6 +41,10 @@ class CallHook:
         """Returns the tensor that reads of `variable` return."""
         return quantizer(_keras.master_value(variable))
 
+    def enter(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Returns the layer's first input, before it is quantized."""
+        return inputs
+
     def input(
         self,
         layer: keras.layers.Layer,
@@ -81,6 +85,7 @@ class QuantizedLayer:
 
     def call(self, inputs, *args, **kwargs):
         hook = _hook.get() or _QUANTIZE
+        inputs = hook.enter(self, inputs)
         if self.input_quantizer is not None:
             inputs = hook.input(self, self.input_quantizer, inputs)
         substitutes = [

@@ -19,6 +19,7 @@ PUBLIC_NAMES = {
     "SearchSpace",
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
+    "VerificationReport",
     "apply",
     "calibrate",
     "export_tflite",
@@ -26,6 +27,7 @@ PUBLIC_NAMES = {
     "recalibrate_batch_norm",
     "round_to_format",
     "run_tflite",
+    "verify_export",
 }
 
 

@@ -13,7 +13,7 @@ from fliqs_keras.export.markers import MARKER
 from fliqs_keras.export.specs import ActivationSpec
 from fliqs_keras.formats import Format, parse_format
 
-__all__ = ["quantize_marked"]
+__all__ = ["is_quantized", "quantize_marked"]
 
 _NATIVE_FLOATS = {
     parse_format("FP16"): "FLOAT16",
@@ -64,7 +64,7 @@ def quantize_marked(
     marker: schema.OperatorT,
     activation: ActivationSpec | None,
     *,
-    simulate_native: bool = True,
+    simulate_floats: bool = True,
 ) -> int:
     """Adds the ops that quantize a marked tensor, in front of its marker.
 
@@ -73,8 +73,8 @@ def quantize_marked(
         marker: The marker.
         activation: The quantization of the layer's input. `None` and
             pass-through formats leave it as it is.
-        simulate_native: Whether FP16 and BF16 are rounded to. If not, they
-            are left to devices that compute in them.
+        simulate_floats: Whether float formats are rounded to. If not, they
+            are left as they are.
 
     Returns:
         The quantized tensor, or the marked one if it is left as it is.
@@ -83,12 +83,7 @@ def quantize_marked(
         ValueError: If the marked tensor is not float32.
     """
     x = marker.inputs[0]
-    native = activation is not None and activation.format in _NATIVE_FLOATS
-    if (
-        activation is None
-        or activation.format.is_pass_through
-        or (native and not simulate_native)
-    ):
+    if not is_quantized(activation, simulate_floats=simulate_floats):
         return x
     if graph.type_name(x) != "FLOAT32":
         raise ValueError(
@@ -101,12 +96,26 @@ def quantize_marked(
         _quantize_integer(chain, activation.format, activation.scale)
     else:
         _scale(chain, "DIV", activation.scale)
-        if native:
+        if activation.format in _NATIVE_FLOATS:
             _cast(chain, activation.format)
         else:
             _round_float(chain, activation.format)
         _scale(chain, "MUL", activation.scale)
     return chain.tensor
+
+
+def is_quantized(
+    activation: ActivationSpec | None, *, simulate_floats: bool = True
+) -> bool:
+    """Whether the file rounds an activation.
+
+    Args:
+        activation: The quantization of the layer's input, or `None`.
+        simulate_floats: Whether float formats are rounded to.
+    """
+    if activation is None or activation.format.is_pass_through:
+        return False
+    return activation.format.is_integer or simulate_floats
 
 
 class _Chain:

@@ -78,6 +78,11 @@ class Graph:
             return (code.customCode or b"").decode(errors="replace")
         return _OP_NAMES.get(builtin, f"op {builtin}")
 
+    def is_custom(self, op: schema.OperatorT) -> bool:
+        """Whether an op is none of the runtime's own."""
+        code = self._model.operatorCodes[op.opcodeIndex]
+        return code.customCode is not None
+
     def type_name(self, tensor: int) -> str:
         """Type of a tensor, such as `"FLOAT32"`."""
         code = self._subgraph.tensors[tensor].type

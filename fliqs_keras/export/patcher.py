@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
 
-from fliqs_keras.export.activations import quantize_marked
+from fliqs_keras.export.activations import is_quantized, quantize_marked
 from fliqs_keras.export.flatbuffer import read_model, write_model
 from fliqs_keras.export.graph import Graph
 from fliqs_keras.export.markers import MARKER, read_path
@@ -24,7 +24,7 @@ def patch(
     specs: Sequence[LayerSpec],
     *,
     weight_storage: str = "compact",
-    simulate_native: bool = True,
+    simulate_floats: bool = True,
     strip_names: bool = False,
 ) -> tuple[bytes, list[LayerResult]]:
     """Quantizes a converted float model as its layers' specs say.
@@ -41,8 +41,8 @@ def patch(
         specs: The layers.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and without a lookup.
-        simulate_native: Whether FP16 and BF16 inputs are rounded to. If not,
-            they are left to devices that compute in them.
+        simulate_floats: Whether inputs in float formats are rounded to them.
+            If not, they are left as they are.
         strip_names: Whether tensors inside the graph lose their names, which
             makes the file smaller.
 
@@ -51,8 +51,9 @@ def patch(
         order of `specs`.
 
     Raises:
-        ValueError: If `buffer` is not a LiteRT file, if two specs have the
-            same path, if a marker has no spec, or if an argument is unknown.
+        ValueError: If `buffer` is not a LiteRT file, or one with ops that
+            LiteRT lacks, if two specs have the same path, if a marker has no
+            spec, or if an argument is unknown.
     """
     layers = {spec.path: spec for spec in specs}
     if len(layers) < len(specs):
@@ -75,9 +76,15 @@ def patch(
             uses += trace.uses
         for weight, placement in _store_weights(graph, uses, weight_storage):
             placements[weight].append(placement)
-        _replace_markers(graph, markers, layers, simulate_native)
+        _replace_markers(graph, markers, layers, simulate_floats)
     results = [
-        summarize(path, weight, traces[path], placements[weight])
+        summarize(
+            layer,
+            weight,
+            traces[path],
+            placements[weight],
+            is_quantized(layer.activation, simulate_floats=simulate_floats),
+        )
         for path, layer in layers.items()
         for weight in layer.weights
     ]
@@ -105,6 +112,12 @@ def _find_markers(
                     f"{sorted(layers)}"
                 )
             markers.append((op, path))
+        elif graph.is_custom(op):
+            raise ValueError(
+                "Expected a model of ops that LiteRT has. Received: the op "
+                f"{graph.kind(op)!r}. Replace the layer that needs it, or "
+                "leave it out of the model and run it outside the file"
+            )
     return markers
 
 
@@ -112,7 +125,7 @@ def _replace_markers(
     graph: Graph,
     markers: list[tuple[schema.OperatorT, str]],
     layers: dict[str, LayerSpec],
-    simulate_native: bool,
+    simulate_floats: bool,
 ) -> None:
     quantized = {}
     for marker, path in markers:
@@ -122,7 +135,7 @@ def _replace_markers(
         key = (marker.inputs[0], activation)
         if key not in quantized:
             quantized[key] = quantize_marked(
-                graph, marker, activation, simulate_native=simulate_native
+                graph, marker, activation, simulate_floats=simulate_floats
             )
         graph.redirect(marker.outputs[0], quantized[key])
         graph.remove(marker)

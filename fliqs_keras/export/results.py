@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from fliqs_keras.export.specs import WeightSpec
+from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage
 from fliqs_keras.export.tracing import Trace
 
@@ -20,8 +20,11 @@ class LayerResult:
         tensor_type: Type of the constant in the file, such as `"INT4"`.
         bytes: Bytes that the weight's values take in the file, without scales
             and tables; none if another weight's constant serves.
+        ideal_bits: Bits that they would take at those of the format.
         kernel: How the values become float32: `"dequantize"`, `"lookup"`, or
             `"float"` if they are float32 in the file.
+        activation: How the layer's input is rounded: `"INT8"`,
+            `"E4M3 in float"`, or nothing.
         matched: Whether the weight was recognized wherever the layer is used.
         reason: Why it was not, or what else is worth knowing; often empty.
     """
@@ -30,7 +33,9 @@ class LayerResult:
     format: str
     tensor_type: str
     bytes: int
+    ideal_bits: int
     kernel: str
+    activation: str
     matched: bool
     reason: str
 
@@ -51,18 +56,20 @@ class Placement:
 
 
 def summarize(
-    path: str,
+    layer: LayerSpec,
     weight: WeightSpec,
     traces: Sequence[Trace],
     placements: Sequence[Placement],
+    is_input_quantized: bool,
 ) -> LayerResult:
     """Sums up what became of a weight.
 
     Args:
-        path: Path of its layer.
+        layer: Its layer.
         weight: The weight.
         traces: What was found behind each marker of the layer.
         placements: The constants that the weight was recognized in.
+        is_input_quantized: Whether the file rounds the layer's input.
     """
     # A format has one storage, so the first stands for all.
     storage = placements[0].storage if placements else None
@@ -78,14 +85,21 @@ def summarize(
     elif lost:
         reasons.append(f"float32 at {lost} of {len(traces)} uses of the layer")
     return LayerResult(
-        path=path,
+        path=layer.path,
         format=weight.format.name,
         tensor_type=storage.tensor_type if storage else "FLOAT32",
         bytes=taken,
+        ideal_bits=weight.codes.size * weight.format.bits,
         kernel=kernel,
+        activation=_describe_input(layer) if is_input_quantized else "",
         matched=bool(placements) and not lost,
         reason="; ".join(reasons),
     )
+
+
+def _describe_input(layer: LayerSpec) -> str:
+    format = layer.activation.format
+    return format.name if format.is_integer else f"{format} in float"
 
 
 def _why_missing(traces: Sequence[Trace]) -> str:
