@@ -227,6 +227,46 @@ def test_control_flow_between_quantized_layers(path):
     assert not report.left_in_float and report.verification.agrees
 
 
+def test_sequences_of_open_length(path):
+    inputs = keras.Input((None, 3), name="x")
+    outputs = layers.Dense(3, name="head")(layers.LSTM(4)(inputs))
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), "INT8")
+    data = np.random.default_rng(0).normal(size=(9, 5, 3)).astype("float32")
+    fliqs_keras.calibrate(model, data)
+    with pytest.raises(ValueError, match="known number of steps"):
+        fliqs_keras.export_tflite(model, path)
+    check_untouched(path)
+    signature = tf.TensorSpec((None, 5, 3))
+    report = fliqs_keras.export_tflite(
+        model, path, input_signature=signature, verify_data=data
+    )
+    assert report.verification.agrees
+    assert not [x for x in model.layers if getattr(x, "unroll", False)]
+
+
+def test_nested_and_shared_layers_of_several_inputs(path):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    tower = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(5, "relu"), layers.Dense(4)],
+        name="tower",
+    )
+    shared = layers.Dense(3, name="shared")
+    outputs = {
+        "both": layers.Add()([shared(tower(a)), shared(tower(b))]),
+        "deep": shared(tower(tower(b))),
+    }
+    model = fliqs_keras.apply(
+        keras.Model({"a": a, "b": b}, outputs), ["INT4", "INT8"]
+    )
+    rng = np.random.default_rng(0)
+    data = {k: rng.normal(size=(99, 4)).astype("float32") for k in "ab"}
+    # A generator, as `calibrate` takes dictionaries in batches only.
+    fliqs_keras.calibrate(model, (d for d in [data]))
+    report = fliqs_keras.export_tflite(model, path, verify_data=data)
+    assert not report.left_in_float and len(report.layers) == 3
+    assert report.verification.agrees
+
+
 def test_missing_calibration(path):
     model = fliqs_keras.apply(build_net(), "INT8")
     with pytest.raises(ValueError, match="calibrate"):

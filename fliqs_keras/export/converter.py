@@ -3,7 +3,7 @@
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -52,7 +52,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
         return {name: tf.identity(y) for name, y in outputs.items()}
 
     with tempfile.TemporaryDirectory() as folder, _unrolled(model):
-        graph = serve.get_concrete_function()
+        graph = _trace(serve)
         module = tf.Module()
         module.serve = serve
         # Of layers that hold variables which are not Keras's.
@@ -64,6 +64,19 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
             return converter.convert()
         except Exception as error:
             raise ValueError(_explain(str(error))) from error
+
+
+def _trace(function: Callable) -> Any:
+    try:
+        return function.get_concrete_function()
+    except ValueError as error:
+        if "unroll" not in str(error):
+            raise
+        raise ValueError(
+            "Expected recurrent layers to have a known number of steps, as "
+            "LiteRT runs them unrolled. Received: sequences of open length. "
+            "Fix it by `input_signature`, or when the model is built"
+        ) from error
 
 
 @contextlib.contextmanager

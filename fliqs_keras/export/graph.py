@@ -36,6 +36,7 @@ _OPTIONS = {
 _TYPE_VERSIONS = {
     "CAST": {"FLOAT16": 5, "BFLOAT16": 7},
     "DEQUANTIZE": {"INT2": 6, "INT4": 6, "INT8": 5, "INT16": 3, "FLOAT16": 3},
+    "GATHER": {"INT4": 7, "INT8": 2, "INT16": 4},
     "QUANTIZE": {"INT16": 2},
 }
 _WIDE_BROADCAST_VERSIONS = {"DIV": 2, "MAXIMUM": 3, "MINIMUM": 3, "SUB": 3}
@@ -91,6 +92,11 @@ class Graph:
     def name(self, tensor: int) -> bytes | None:
         """Name of a tensor, if it has one."""
         return self._subgraph.tensors[tensor].name
+
+    def rank(self, tensor: int) -> int:
+        """Number of axes of a tensor."""
+        shape = self._subgraph.tensors[tensor].shape
+        return 0 if shape is None else len(shape)
 
     def float_constant(self, tensor: int) -> np.ndarray | None:
         """Values of a float32 constant; `None` for every other tensor."""
@@ -199,6 +205,34 @@ class Graph:
         end = len(operators)
         operators.insert(operators.index(before) if before else end, op)
         return op
+
+    def retype_output(
+        self,
+        op: schema.OperatorT,
+        type_name: str,
+        quantization: Quantization | None = None,
+    ) -> None:
+        """Gives an op an output of another type, which nothing reads yet.
+
+        Args:
+            op: The op, of one output.
+            type_name: Type of the new output.
+            quantization: Its scales.
+        """
+        old = self._subgraph.tensors[op.outputs[0]]
+        op.outputs = [
+            self._add_tensor(
+                type_name,
+                old.shape,
+                quantization,
+                shapeSignature=old.shapeSignature,
+                name=old.name,
+            )
+        ]
+        code = self._model.operatorCodes[op.opcodeIndex]
+        kind = self.kind(op)
+        needed = self._version(kind, op.inputs, op.outputs[0])
+        op.opcodeIndex = self._op_code(kind, max(needed, code.version))
 
     def next_op(self, op: schema.OperatorT) -> schema.OperatorT | None:
         """The op that runs after another; `None` after the last."""

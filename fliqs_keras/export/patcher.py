@@ -9,12 +9,12 @@ from fliqs_keras.export.activations import is_quantized, quantize_marked
 from fliqs_keras.export.flatbuffer import read_model, write_model
 from fliqs_keras.export.graph import Graph
 from fliqs_keras.export.markers import MARKER, read_path
-from fliqs_keras.export.output_scaling import can_scale_output, scale_output
 from fliqs_keras.export.results import LayerResult, Placement, summarize
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage, storage_of
 from fliqs_keras.export.tracing import Tracer, WeightUse
-from fliqs_keras.export.weights import add_weight, multiply
+from fliqs_keras.export.weights import is_looked_up, replace_constant
+from fliqs_keras.formats import parse_format
 
 __all__ = ["LayerResult", "patch"]
 
@@ -144,80 +144,54 @@ def _replace_markers(
 def _store_weights(
     graph: Graph, uses: list[WeightUse], weight_storage: str
 ) -> list[tuple[WeightSpec, Placement]]:
-    """Replaces constants by codes, for the ops that were found to use them.
+    """Replaces the constants that were recognized by codes.
 
-    Other readers of a constant keep it as it is. Where several weights of one
-    format are one constant, the codes of one serve all: each are the values
-    of the constant on the grid of the format.
+    Where several weights of one format are one constant, the codes of one
+    serve all: each are the values of the constant on the grid of the format.
+    For the same reason the codes serve other readers of the constant.
 
     Returns:
         A placement for each weight and constant.
     """
-    position = {id(op): index for index, op in enumerate(graph.ops)}
-    groups = collections.defaultdict(list)
-    for use in sorted(uses, key=lambda use: position[id(use.op)]):
-        groups[use.tensor, use.weight.format].append(use)
-    for (tensor, format), members in groups.items():
-        storage = storage_of(format, weight_storage)
-        if storage is not None:
-            # Of the others, runtimes fold no decoding anyway.
-            scale_outputs = (
-                weight_storage == "fast" and storage.tensor_type == "FLOAT16"
-            )
-            _replace_constant(graph, tensor, members, storage, scale_outputs)
+    weights = collections.defaultdict(dict)
+    for use in uses:
+        weights[use.tensor].setdefault(use.weight, use.match)
     readers = graph.consumers()
     placements = []
-    for (tensor, format), members in groups.items():
-        storage = storage_of(format, weight_storage)
-        first, *sharing = dict.fromkeys(use.weight for use in members)
-        placements.append(
-            (first, _placement(first, storage, bool(readers[tensor])))
-        )
+    for tensor, matches in weights.items():
+        (first, match), *_ = matches.items()
+        storage = storage_of(first.format, weight_storage)
+        note = ""
+        if storage is not None:
+            if storage.tensor_type == "INT2" and any(
+                is_looked_up(graph, op, tensor) for op in readers[tensor]
+            ):
+                storage = storage_of(parse_format("INT4"))
+                note = "no runtime looks up INT2"
+            replace_constant(
+                graph,
+                tensor,
+                match,
+                first.format,
+                storage,
+                # Of the others, runtimes fold no decoding anyway.
+                scale_outputs=weight_storage == "fast"
+                and storage.tensor_type == "FLOAT16",
+            )
+        placements.append((first, _placement(first, storage, note)))
         placements += [
             (weight, Placement(storage, 0, "shares another weight's constant"))
-            for weight in sharing
+            for weight in list(matches)[1:]
         ]
     return placements
 
 
-def _replace_constant(
-    graph: Graph,
-    tensor: int,
-    uses: list[WeightUse],
-    storage: Storage,
-    scale_outputs: bool,
-) -> None:
-    first = uses[0]
-    decoded, factor = add_weight(
-        graph,
-        first.op,
-        first.match,
-        first.weight.format,
-        storage,
-        name=graph.name(tensor),
-    )
-    ops = list(dict.fromkeys(use.op for use in uses))
-    if factor is not None:
-        axis = first.match.axis if factor.size > 1 else None
-        if scale_outputs and all(
-            can_scale_output(graph, op, tensor, axis) for op in ops
-        ):
-            for op in ops:
-                scale_output(graph, op, factor)
-        else:
-            decoded = multiply(graph, first.op, decoded, factor, first.match)
-    for op in ops:
-        op.inputs = [decoded if t == tensor else t for t in op.inputs]
-
-
 def _placement(
-    weight: WeightSpec, storage: Storage | None, has_float_copy: bool
+    weight: WeightSpec, storage: Storage | None, note: str
 ) -> Placement:
     size = weight.codes.size
     if storage is None:
-        note = ""
         if not weight.format.is_pass_through:
             note = f"no type of at most 16 bits holds {weight.format} exactly"
         return Placement(None, 4 * size, note)
-    note = "other ops keep a float32 copy" if has_float_copy else ""
     return Placement(storage, storage.nbytes(size), note)
