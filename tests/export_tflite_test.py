@@ -227,6 +227,39 @@ def test_control_flow_between_quantized_layers(path):
     assert not report.left_in_float and report.verification.agrees
 
 
+class Repeating(layers.Layer):
+    """Applies a dense layer as often as the values say."""
+
+    def build(self, input_shape):
+        self.dense = layers.Dense(input_shape[-1], "tanh", name="dense")
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        times = 2 + tf.cast(tf.reduce_max(x) > 0, "int32")
+        loop = tf.while_loop(
+            lambda i, x: i < times, lambda i, x: (i + 1, self.dense(x)), (0, x)
+        )
+        return loop[1]
+
+
+class Choosing(Repeating):
+    """Applies a dense layer where the values say so."""
+
+    def call(self, x):
+        return tf.cond(
+            tf.reduce_max(x) > 0, lambda: self.dense(x), lambda: x + 1
+        )
+
+
+@pytest.mark.parametrize("cls", [Repeating, Choosing])
+def test_quantized_layers_inside_control_flow(cls, path):
+    model, data = quantized_with(cls(name="inside"))
+    report = fliqs_keras.export_tflite(model, path, verify_data=data)
+    rows = {row.path: row.tensor_type for row in report.layers}
+    assert rows == {"first": "INT8", "inside/dense": "INT8", "second": "INT8"}
+    assert report.verification.agrees
+
+
 def test_sequences_of_open_length(path):
     inputs = keras.Input((None, 3), name="x")
     outputs = layers.Dense(3, name="head")(layers.LSTM(4)(inputs))
