@@ -5,6 +5,7 @@ what a file computes can be compared with Keras in float32.
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
 
@@ -57,7 +58,13 @@ class _Marked:
     def enter(self, x):
         if _Marked.mode == "export":
             x = mark(x, self.marked_path or self.path)
-        elif _Marked.mode == "quantized" and self.activation_spec is not None:
+        elif _Marked.mode != "float" and self.activation_spec is not None:
+            if _Marked.mode == "calibrate":
+                format = self.activation_spec.format
+                largest = np.abs(x.numpy()).max()
+                self.activation_spec = ActivationSpec(
+                    format, float(largest / np.float32(format.max_code))
+                )
             scale = np.float32(self.activation_spec.scale)
             codes = round_to_codes(
                 x.numpy() / scale, self.activation_spec.format.name
@@ -160,6 +167,21 @@ def quantize(model, weights, activations=None, seed=0):
                 )
             )
     return specs
+
+
+def calibrate(model, inputs, specs):
+    """Sets the scales so that nothing is clipped; returns the new specs."""
+    with mode("calibrate"):
+        model(inputs)
+    activations = {
+        layer.path: layer.activation_spec
+        for layer in model.layers
+        if isinstance(layer, _Marked)
+    }
+    return [
+        dataclasses.replace(spec, activation=activations[spec.path])
+        for spec in specs
+    ]
 
 
 def convert(model):

@@ -65,6 +65,7 @@ def quantize_marked(
     activation: ActivationSpec | None,
     *,
     simulate_floats: bool = True,
+    saturate: bool = False,
 ) -> int:
     """Adds the ops that quantize a marked tensor, in front of its marker.
 
@@ -75,6 +76,9 @@ def quantize_marked(
             pass-through formats leave it as it is.
         simulate_floats: Whether float formats are rounded to. If not, they
             are left as they are.
+        saturate: Whether narrow integers get a zero point with which the type
+            saturates at their end, as integer kernels need. Not every float
+            kernel then dequantizes exactly.
 
     Returns:
         The quantized tensor, or the marked one if it is left as it is.
@@ -93,7 +97,7 @@ def quantize_marked(
         )
     chain = _Chain(graph, marker, x)
     if activation.format.is_integer:
-        _quantize_integer(chain, activation.format, activation.scale)
+        _quantize_integer(chain, activation.format, activation.scale, saturate)
     else:
         _scale(chain, "DIV", activation.scale)
         if activation.format in _NATIVE_FLOATS:
@@ -125,7 +129,7 @@ class _Chain:
         self.graph = graph
         self.tensor = x
         self._marker = marker
-        self._non_negative = _is_non_negative(graph, x)
+        self.non_negative = _is_non_negative(graph, x)
 
     def apply(self, kind: str, *others: int | np.float32, **output) -> None:
         """Goes on with an op of the last result and of others."""
@@ -139,9 +143,11 @@ class _Chain:
         )
         return op.outputs[0]
 
-    def clip(self, limit: float, *, above: bool = True) -> None:
+    def clip(
+        self, limit: float, *, below: bool = True, above: bool = True
+    ) -> None:
         """Clips at both sides, or where the values could pass."""
-        if not self._non_negative:
+        if below and not self.non_negative:
             self.apply("MAXIMUM", np.float32(-limit))
         if above:
             self.apply("MINIMUM", np.float32(limit))
@@ -150,17 +156,25 @@ class _Chain:
         return self.graph.add_constant(x) if isinstance(x, np.float32) else x
 
 
-def _quantize_integer(chain: _Chain, format: Format, scale: float) -> None:
+def _quantize_integer(
+    chain: _Chain, format: Format, scale: float, saturate: bool
+) -> None:
     tensor_type = "INT8" if format.bits <= 8 else "INT16"
-    # The type saturates at its top, but its lowest value is not a code. A
-    # zero point could make it saturate at the codes of narrower formats, but
-    # then not every kernel dequantizes exactly.
-    saturates = format.max_code == np.iinfo(tensor_type.lower()).max
-    chain.clip(scale * format.max_code, above=not saturates)
+    limits = np.iinfo(tensor_type.lower())
+    max_code = int(format.max_code)
+    # The type saturates at its top, but its lowest value is not a code.
+    zero_point = 0
+    if saturate and format.bits <= 8 and chain.non_negative:
+        zero_point = limits.max - max_code
+    elif saturate and format.bits <= 8:
+        zero_point = limits.min + max_code
+        chain.clip(scale * max_code, below=False)
+    else:
+        chain.clip(scale * max_code, above=max_code < limits.max)
     chain.apply(
         "QUANTIZE",
         type_name=tensor_type,
-        quantization=Quantization([scale]),
+        quantization=Quantization([scale], zero_point),
     )
     chain.apply("DEQUANTIZE")
 

@@ -1,6 +1,7 @@
 """One subgraph of a LiteRT model, to be read and rewritten."""
 
 import collections
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,6 +38,21 @@ _TYPE_VERSIONS = {
     "CAST": {"FLOAT16": 5, "BFLOAT16": 7},
     "DEQUANTIZE": {"INT2": 6, "INT4": 6, "INT8": 5, "INT16": 3, "FLOAT16": 3},
     "GATHER": {"INT4": 7, "INT8": 2, "INT16": 4},
+    # The integer kernels of ops that were converted as float ops.
+    "ADD": {"INT8": 2},
+    "AVERAGE_POOL_2D": {"INT8": 2},
+    "BATCH_TO_SPACE_ND": {"INT8": 2},
+    "CONCATENATION": {"INT8": 2},
+    "CONV_2D": {"INT8": 3, "INT4": 7},
+    "DEPTHWISE_CONV_2D": {"INT8": 3, "INT4": 7},
+    "FULLY_CONNECTED": {"INT8": 12},
+    "MAX_POOL_2D": {"INT8": 2},
+    "MEAN": {"INT8": 2},
+    "PAD": {"INT8": 2},
+    "SLICE": {"INT8": 2},
+    "SPACE_TO_BATCH_ND": {"INT8": 2},
+    "STRIDED_SLICE": {"INT8": 2},
+    "TRANSPOSE": {"INT8": 2},
     "QUANTIZE": {"INT16": 2},
 }
 _WIDE_BROADCAST_VERSIONS = {"DIV": 2, "MAXIMUM": 3, "MINIMUM": 3, "SUB": 3}
@@ -93,10 +109,38 @@ class Graph:
         """Name of a tensor, if it has one."""
         return self._subgraph.tensors[tensor].name
 
-    def rank(self, tensor: int) -> int:
-        """Number of axes of a tensor."""
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """Shape of a tensor, where open sizes count as one."""
         shape = self._subgraph.tensors[tensor].shape
-        return 0 if shape is None else len(shape)
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def quantization(self, tensor: int) -> Quantization | None:
+        """Scales of a tensor, if it holds codes."""
+        record = self._subgraph.tensors[tensor].quantization
+        if record is None or record.scale is None or not len(record.scale):
+            return None
+        return Quantization(
+            np.asarray(record.scale, np.float32),
+            int(record.zeroPoint[0]),
+            record.quantizedDimension,
+        )
+
+    def is_constant(self, tensor: int) -> bool:
+        """Whether the file holds the values of a tensor."""
+        data = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
+        return data is not None and len(data) > 0
+
+    def is_output(self, tensor: int) -> bool:
+        """Whether a tensor is an output of the subgraph."""
+        return tensor in self._subgraph.outputs
+
+    def codes_behind(self, tensor: int) -> int | None:
+        """The tensor of integer codes that another is decoded from."""
+        op = self.producers().get(tensor)
+        if op is None or self.kind(op) != "DEQUANTIZE":
+            return None
+        codes = op.inputs[0]
+        return None if self.quantization(codes) is None else codes
 
     def float_constant(self, tensor: int) -> np.ndarray | None:
         """Values of a float32 constant; `None` for every other tensor."""
@@ -244,6 +288,34 @@ class Graph:
         """Removes an op, whose outputs nothing may read any more."""
         self._subgraph.operators.remove(op)
 
+    def remove_unread(self) -> None:
+        """Removes the ops that nothing reads the outputs of."""
+        outputs = set(self._subgraph.outputs)
+        for op in reversed(self.ops):
+            readers = self.consumers()
+            if not any(t in outputs or readers[t] for t in op.outputs):
+                self.remove(op)
+
+    def become(self, op: schema.OperatorT, kind: str, options: object) -> None:
+        """Turns an op into one of another kind.
+
+        Args:
+            op: The op.
+            kind: Name of the kind.
+            options: Its options, an object of the schema.
+        """
+        name = type(options).__name__.removesuffix("T")
+        op.opcodeIndex = self._op_code(kind, 1)
+        op.builtinOptionsType = getattr(schema.BuiltinOptions, name)
+        op.builtinOptions = options
+
+    def reshape_constant(self, tensor: int, shape: tuple[int, ...]) -> int:
+        """Adds a tensor of another shape that holds a constant's values."""
+        record = copy.copy(self._subgraph.tensors[tensor])
+        record.shape = list(shape)
+        self._subgraph.tensors.append(record)
+        return len(self._subgraph.tensors) - 1
+
     def redirect(self, old: int, new: int) -> None:
         """Has all readers of one tensor read another."""
 
@@ -284,7 +356,7 @@ class Graph:
         return len(self._subgraph.tensors) - 1
 
     def _version(self, kind: str, inputs: list[int], output: int) -> int:
-        types = [self.type_name(inputs[0]), self.type_name(output)]
+        types = [self.type_name(t) for t in (*inputs, output) if t >= 0]
         by_type = _TYPE_VERSIONS.get(kind, {})
         version = max(by_type.get(name, 1) for name in types)
         shape = self._subgraph.tensors[output].shape

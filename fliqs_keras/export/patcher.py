@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from fliqs_keras.export.activations import is_quantized, quantize_marked
 from fliqs_keras.export.flatbuffer import read_model, write_model
 from fliqs_keras.export.graph import Graph
+from fliqs_keras.export.integer import use_integer_kernels
 from fliqs_keras.export.markers import MARKER, read_path
 from fliqs_keras.export.results import LayerResult, Placement, summarize
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
@@ -23,6 +24,7 @@ def patch(
     buffer: bytes,
     specs: Sequence[LayerSpec],
     *,
+    mode: str = "dequantize",
     weight_storage: str = "compact",
     simulate_floats: bool = True,
     strip_names: bool = False,
@@ -39,6 +41,8 @@ def patch(
             whose weights lie on their grids and whose quantized layers mark
             their inputs.
         specs: The layers.
+        mode: `"dequantize"`, or `"integer"` to have ops compute in integers
+            where their inputs, outputs and weights are.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and without a lookup.
         simulate_floats: Whether inputs in float formats are rounded to them.
@@ -74,9 +78,15 @@ def patch(
             trace = tracer.trace(marker, layers[path].weights)
             traces[path].append(trace)
             uses += trace.uses
-        for weight, placement in _store_weights(graph, uses, weight_storage):
+        stored = _store_weights(graph, uses, weight_storage, mode)
+        _replace_markers(graph, markers, layers, simulate_floats, mode)
+        reasons = None
+        if mode == "integer":
+            reasons = use_integer_kernels(graph)
+        for weight, placement in stored:
+            if reasons is not None:
+                placement = placement.in_integer_mode(reasons)
             placements[weight].append(placement)
-        _replace_markers(graph, markers, layers, simulate_floats)
     results = [
         summarize(
             layer,
@@ -126,6 +136,7 @@ def _replace_markers(
     markers: list[tuple[schema.OperatorT, str]],
     layers: dict[str, LayerSpec],
     simulate_floats: bool,
+    mode: str,
 ) -> None:
     quantized = {}
     for marker, path in markers:
@@ -135,14 +146,18 @@ def _replace_markers(
         key = (marker.inputs[0], activation)
         if key not in quantized:
             quantized[key] = quantize_marked(
-                graph, marker, activation, simulate_floats=simulate_floats
+                graph,
+                marker,
+                activation,
+                simulate_floats=simulate_floats,
+                saturate=mode == "integer",
             )
         graph.redirect(marker.outputs[0], quantized[key])
         graph.remove(marker)
 
 
 def _store_weights(
-    graph: Graph, uses: list[WeightUse], weight_storage: str
+    graph: Graph, uses: list[WeightUse], weight_storage: str, mode: str
 ) -> list[tuple[WeightSpec, Placement]]:
     """Replaces the constants that were recognized by codes.
 
@@ -160,15 +175,16 @@ def _store_weights(
     placements = []
     for tensor, matches in weights.items():
         (first, match), *_ = matches.items()
-        storage = storage_of(first.format, weight_storage)
+        storage = storage_of(first.format, weight_storage, mode)
         note = ""
+        codes = None
         if storage is not None:
             if storage.tensor_type == "INT2" and any(
                 is_looked_up(graph, op, tensor) for op in readers[tensor]
             ):
                 storage = storage_of(parse_format("INT4"))
                 note = "no runtime looks up INT2"
-            replace_constant(
+            codes = replace_constant(
                 graph,
                 tensor,
                 match,
@@ -178,20 +194,19 @@ def _store_weights(
                 scale_outputs=weight_storage == "fast"
                 and storage.tensor_type == "FLOAT16",
             )
-        placements.append((first, _placement(first, storage, note)))
-        placements += [
-            (weight, Placement(storage, 0, "shares another weight's constant"))
-            for weight in list(matches)[1:]
-        ]
+        placements.append((first, _placement(first, storage, codes, note)))
+        note = "shares another weight's constant"
+        shared = Placement(storage, 0, codes, note)
+        placements += [(weight, shared) for weight in list(matches)[1:]]
     return placements
 
 
 def _placement(
-    weight: WeightSpec, storage: Storage | None, note: str
+    weight: WeightSpec, storage: Storage | None, codes: int | None, note: str
 ) -> Placement:
     size = weight.codes.size
     if storage is None:
         if not weight.format.is_pass_through:
             note = f"no type of at most 16 bits holds {weight.format} exactly"
-        return Placement(None, 4 * size, note)
-    return Placement(storage, storage.nbytes(size), note)
+        return Placement(None, 4 * size, None, note)
+    return Placement(storage, storage.nbytes(size), codes, note)

@@ -27,18 +27,21 @@ class StorageCost:
     decoded_each_time: int
 
 
-def storage_costs(specs: Iterable[LayerSpec]) -> tuple[StorageCost, ...]:
+def storage_costs(
+    specs: Iterable[LayerSpec], mode: str = "dequantize"
+) -> tuple[StorageCost, ...]:
     """Returns what each choice of `weight_storage` costs for some layers.
 
     Args:
         specs: The layers.
+        mode: `"dequantize"` or `"integer"`.
     """
     weights = [weight for spec in specs for weight in spec.weights]
     costs = []
     for choice in ("compact", "fast"):
         taken = decoded = 0
         for weight in weights:
-            storage = storage_of(weight.format, choice)
+            storage = storage_of(weight.format, choice, mode)
             size = weight.codes.size
             taken += 4 * size if storage is None else storage.nbytes(size)
             decoded += storage is not None and not storage.is_decoded_once

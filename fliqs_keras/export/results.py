@@ -1,7 +1,7 @@
 """What became of each weight, as a plain record with reasons."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage
@@ -21,8 +21,9 @@ class LayerResult:
         bytes: Bytes that the weight's values take in the file, without scales
             and tables; none if another weight's constant serves.
         ideal_bits: Bits that they would take at those of the format.
-        kernel: How the values become float32: `"dequantize"`, `"lookup"`, or
-            `"float"` if they are float32 in the file.
+        kernel: `"integer"` if ops compute on the codes; else how the values
+            become float32: `"dequantize"`, `"lookup"`, or `"float"` if they
+            are float32 in the file.
         activation: How the layer's input is rounded: `"INT8"`,
             `"E4M3 in float"`, or nothing.
         matched: Whether the weight was recognized wherever the layer is used.
@@ -47,12 +48,33 @@ class Placement:
     Args:
         storage: How it is held now, or `None` for float32.
         bytes: Bytes that it takes on behalf of this weight.
+        codes: The tensor that holds the codes, or `None` for float32.
         note: What is worth knowing; may be empty.
+        is_integer: Whether ops compute on the codes as they are.
     """
 
     storage: Storage | None
     bytes: int
+    codes: int | None
     note: str
+    is_integer: bool = False
+
+    def in_integer_mode(self, reasons: Mapping[int, str]) -> "Placement":
+        """Returns the placement with what integer mode made of it.
+
+        Args:
+            reasons: Why the ops that read a constant compute in float, by
+                constant, as `use_integer_kernels` returns it.
+        """
+        if self.storage is None:
+            return self
+        reason = reasons.get(self.codes, "its weight is no integer")
+        notes = [self.note, f"in float: {reason}" if reason else ""]
+        return dataclasses.replace(
+            self,
+            note="; ".join(filter(None, notes)),
+            is_integer=not reason,
+        )
 
 
 def summarize(
@@ -76,6 +98,8 @@ def summarize(
     kernel = "float"
     if storage is not None:
         kernel = "lookup" if storage.lookup else "dequantize"
+    if placements and all(p.is_integer for p in placements):
+        kernel = "integer"
     taken = sum(placement.bytes for placement in placements)
     lost = sum(not trace.uses for trace in traces)
     reasons = list(dict.fromkeys(p.note for p in placements if p.note))

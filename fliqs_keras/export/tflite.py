@@ -101,6 +101,7 @@ def export_tflite(
     content, rows = patch(
         converted,
         specs,
+        mode=mode,
         weight_storage=weight_storage,
         simulate_floats=simulate_activations,
         strip_names=strip_names,
@@ -126,7 +127,7 @@ def export_tflite(
         file_bytes=len(content),
         mode=mode,
         weight_storage=weight_storage,
-        storage_costs=storage_costs(specs),
+        storage_costs=storage_costs(specs, mode),
         verification=verification,
     )
     _log_floats(report)

@@ -31,7 +31,7 @@ def replace_constant(
     storage: Storage,
     *,
     scale_outputs: bool = False,
-) -> None:
+) -> int:
     """Has all readers of a float constant read its codes, decoded.
 
     An op that computes on the constant reads it decoded; of a table, the rows
@@ -45,6 +45,9 @@ def replace_constant(
         storage: How the codes are held.
         scale_outputs: Whether a factor of each channel multiplies the outputs
             of ops rather than the weight, where that can be.
+
+    Returns:
+        The constant of codes.
     """
     on_tensor, factor = _place_scale(match, storage)
     codes = graph.add_constant(
@@ -63,7 +66,7 @@ def replace_constant(
         _decode_output(graph, op, codes, on_tensor, factor, format, storage)
     others = [op for op in readers if op not in lookups]
     if not others:
-        return
+        return codes
     decoded = _decode(graph, others[0], codes, format, storage)
     if factor is not None:
         axis = match.axis if factor.size > 1 else None
@@ -79,6 +82,7 @@ def replace_constant(
             decoded = _multiply(graph, others[0], decoded, factor)
     for op in others:
         op.inputs = [decoded if t == tensor else t for t in op.inputs]
+    return codes
 
 
 def _place_scale(
@@ -108,7 +112,7 @@ def _decode_output(
 ) -> None:
     old = lookup.outputs[0]
     if on_tensor is not None and len(on_tensor.scale) > 1:
-        on_tensor = on_tensor._replace(axis=graph.rank(old) - 1)
+        on_tensor = on_tensor._replace(axis=len(graph.shape(old)) - 1)
     lookup.inputs[0] = codes
     graph.retype_output(lookup, storage.tensor_type, on_tensor)
     following = graph.next_op(lookup)
