@@ -7,12 +7,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import OpResolverType
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers
 
 from fliqs_keras.export.flatbuffer import read_model
 from fliqs_keras.export.graph import Graph
 from fliqs_keras.export.patcher import patch
+from fliqs_keras.export.running import run_tflite
 from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
 from fliqs_keras.formats import parse_format
 from tests.export_markers_test import (
@@ -221,6 +223,36 @@ def test_kinds_of_ops(kind, activations, resolver):
     # The delegate rounds as Keras does, but for ties.
     is_delegate = resolver == OpResolverType.AUTO
     assert np.mean(steps > 0.5) <= (0.02 if is_delegate else 0.2)
+
+
+def test_codes_in_and_codes_out(tmp_path):
+    buffer, model, specs, inputs = converted_network("INT8", "INT8")
+    _, with_floats, _ = steps_apart("INT8", "INT8", "AUTO")
+    patched, _ = patch(buffer, specs, mode="integer", integer_io=True)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(patched)
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    for details in (runner.get_input_details(), runner.get_output_details()):
+        (end,) = details.values()
+        assert end["dtype"] == np.int8
+    (subgraph,) = read_model(patched).subgraphs
+    types = {tensor.type for tensor in subgraph.tensors}
+    assert types == {schema.TensorType.INT8, schema.TensorType.INT32}
+    # Nothing is clipped at the input, so the values are the same.
+    np.testing.assert_array_equal(
+        run_tflite(path, inputs), run(with_floats, inputs)["y"]
+    )
+
+
+def test_ends_that_are_not_quantized():
+    x = keras.Input((6,), name="x")
+    model = keras.Model({"x": x}, {"y": Dense(4, name="dense")(x)})
+    specs = quantize(model, "INT8", "INT8")
+    with pytest.raises(ValueError, match="output .* which is not"):
+        patch(convert(model), specs, mode="integer", integer_io=True)
+    specs = quantize(model, "INT8", "E4M3")
+    with pytest.raises(ValueError, match="input .* which is not"):
+        patch(convert(model), specs, mode="integer", integer_io=True)
 
 
 @pytest.mark.parametrize("weights", ["INT4", "INT2"])

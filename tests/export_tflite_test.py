@@ -311,10 +311,11 @@ def test_missing_calibration(path):
     "arguments, message",
     [
         ({"mode": "int8"}, "`mode` to be one of"),
+        ({"integer_io": True}, "in integer mode only"),
         ({"weight_storage": "tiny"}, "`weight_storage` to be one of"),
         ({"input_signature": {"x": tf.TensorSpec((1,))}}, "structure"),
     ],
-    ids=["mode", "weight_storage", "input_signature"],
+    ids=["mode", "integer_io", "weight_storage", "input_signature"],
 )
 def test_unknown_arguments(model, path, arguments, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -130,6 +130,35 @@ class Graph:
         data = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
         return data is not None and len(data) > 0
 
+    @property
+    def inputs(self) -> list[int]:
+        """The inputs of the subgraph."""
+        return list(self._subgraph.inputs)
+
+    @property
+    def outputs(self) -> list[int]:
+        """The outputs of the subgraph."""
+        return list(self._subgraph.outputs)
+
+    def replace_input(self, old: int, new: int) -> None:
+        """Makes another tensor an input, under the name of the old one."""
+        self._replace_end("inputs", old, new)
+
+    def replace_output(self, old: int, new: int) -> None:
+        """Makes another tensor an output, under the name of the old one."""
+        self._replace_end("outputs", old, new)
+
+    def _replace_end(self, side: str, old: int, new: int) -> None:
+        tensors = self._subgraph.tensors
+        tensors[new].name = tensors[old].name
+        ends = getattr(self._subgraph, side)
+        setattr(self._subgraph, side, [new if t == old else t for t in ends])
+        for signature in self._model.signatureDefs:
+            if self._model.subgraphs[signature.subgraphIndex] is self._subgraph:
+                for end in getattr(signature, side):
+                    if end.tensorIndex == old:
+                        end.tensorIndex = new
+
     def is_output(self, tensor: int) -> bool:
         """Whether a tensor is an output of the subgraph."""
         return tensor in self._subgraph.outputs

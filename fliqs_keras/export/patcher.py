@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ai_edge_litert import schema_py_generated as schema
 
 from fliqs_keras.export.activations import is_quantized, quantize_marked
+from fliqs_keras.export.ends import use_integer_ends
 from fliqs_keras.export.flatbuffer import read_model, write_model
 from fliqs_keras.export.graph import Graph
 from fliqs_keras.export.integer import use_integer_kernels
@@ -25,6 +26,7 @@ def patch(
     specs: Sequence[LayerSpec],
     *,
     mode: str = "dequantize",
+    integer_io: bool = False,
     weight_storage: str = "compact",
     simulate_floats: bool = True,
     strip_names: bool = False,
@@ -43,6 +45,8 @@ def patch(
         specs: The layers.
         mode: `"dequantize"`, or `"integer"` to have ops compute in integers
             where their inputs, outputs and weights are.
+        integer_io: Whether the file takes and returns codes of 8 bits. Only
+            in integer mode.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and without a lookup.
         simulate_floats: Whether inputs in float formats are rounded to them.
@@ -56,8 +60,9 @@ def patch(
 
     Raises:
         ValueError: If `buffer` is not a LiteRT file, or one with ops that
-            LiteRT lacks, if two specs have the same path, if a marker has no
-            spec, or if an argument is unknown.
+            LiteRT lacks, if it cannot take or return codes, if two specs have
+            the same path, if a marker has no spec, or if an argument is
+            unknown.
     """
     layers = {spec.path: spec for spec in specs}
     if len(layers) < len(specs):
@@ -83,6 +88,8 @@ def patch(
         reasons = None
         if mode == "integer":
             reasons = use_integer_kernels(graph)
+            if integer_io and subgraph is model.subgraphs[0]:
+                use_integer_ends(graph)
         for weight, placement in stored:
             if reasons is not None:
                 placement = placement.in_integer_mode(reasons)

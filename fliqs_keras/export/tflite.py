@@ -37,6 +37,7 @@ def export_tflite(
     path: str | os.PathLike,
     *,
     mode: str = "dequantize",
+    integer_io: bool = False,
     weight_storage: str = "compact",
     simulate_activations: bool = True,
     input_signature: Any = None,
@@ -60,6 +61,9 @@ def export_tflite(
             and inputs. `"integer"`: ops whose input and output are quantized
             to integers of at most 8 bits, and whose weights are integers,
             compute in integers; the others as before.
+        integer_io: Whether the file takes and returns 8-bit integers, as
+            microcontrollers want it. Only in integer mode, for models whose
+            inputs and outputs are quantized.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and compute on with their fastest
             kernels. The report says what either costs.
@@ -92,6 +96,11 @@ def export_tflite(
     [('conv', 'INT8'), ('head', 'INT4')]
     """
     _check_call(path, mode=mode, weight_storage=weight_storage)
+    if integer_io and mode != "integer":
+        raise ValueError(
+            "Expected `integer_io` in integer mode only. Received: "
+            f"mode={mode!r}; pass mode='integer'"
+        )
     decisions(model)
     layers = quantized_layers(model)
     _check_calibrated(layers)
@@ -102,6 +111,7 @@ def export_tflite(
         converted,
         specs,
         mode=mode,
+        integer_io=integer_io,
         weight_storage=weight_storage,
         simulate_floats=simulate_activations,
         strip_names=strip_names,
