@@ -8,6 +8,7 @@ import pytest
 import fliqs_keras
 
 PUBLIC_NAMES = {
+    "ActivationQuantizer",
     "BitOps",
     "ControllerConfig",
     "ExportReport",
@@ -16,17 +17,21 @@ PUBLIC_NAMES = {
     "FormatAssignment",
     "FormatSearch",
     "IntFormat",
+    "ModelSummary",
     "SearchSpace",
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
     "VerificationReport",
+    "WeightQuantizer",
     "apply",
     "calibrate",
     "export_tflite",
     "parse_format",
     "recalibrate_batch_norm",
+    "register_quantize_config",
     "round_to_format",
     "run_tflite",
+    "summary",
     "verify_export",
 }
 

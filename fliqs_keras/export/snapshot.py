@@ -25,6 +25,15 @@ class Snapshot(CallHook):
 
     def __init__(self, layers: list[QuantizedLayer]):
         self._layers = layers
+        self._paths = {}
+        for layer in layers:
+            path = name = layer.quantize_config.decision
+            number = 1
+            # Several layers may share a decision.
+            while path in self._paths.values():
+                path = f"{name}_{number}"
+                number += 1
+            self._paths[id(layer)] = path
         self._weights = {
             id(variable): keras.ops.convert_to_numpy(
                 quantizer(_keras.master_value(variable), training=False)
@@ -38,16 +47,33 @@ class Snapshot(CallHook):
 
     def enter(self, layer, inputs):
         # Also where only weights are quantized: the marker finds them.
+        path = self._paths[id(layer)]
         return keras.tree.map_structure(
-            lambda x: mark(x, _path(layer)) if tf.is_tensor(x) else x, inputs
+            lambda x: mark(x, path) if tf.is_tensor(x) else x, inputs
         )
 
     def input(self, layer, quantizer, inputs):
         return inputs
 
+    def output(self, layer, quantizer, outputs):
+        return mark(outputs, self._output_path(layer))
+
+    def _output_path(self, layer: QuantizedLayer) -> str:
+        return f"{self._paths[id(layer)]}:output"
+
     def specs(self) -> list[LayerSpec]:
         """Returns what the markers in the graph stand for."""
-        return [self._layer_spec(layer) for layer in self._layers]
+        inputs = [self._layer_spec(layer) for layer in self._layers]
+        outputs = [
+            LayerSpec(
+                self._output_path(layer),
+                (),
+                _activation_spec(layer.output_quantizer),
+            )
+            for layer in self._layers
+            if layer.output_quantizer is not None
+        ]
+        return inputs + outputs
 
     def _layer_spec(self, layer: QuantizedLayer) -> LayerSpec:
         weights = tuple(
@@ -55,11 +81,7 @@ class Snapshot(CallHook):
             for variable, quantizer in layer.quantized_weights()
         )
         activation = _activation_spec(layer.input_quantizer)
-        return LayerSpec(_path(layer), weights, activation)
-
-
-def _path(layer: QuantizedLayer) -> str:
-    return layer.quantize_config.decision
+        return LayerSpec(self._paths[id(layer)], weights, activation)
 
 
 def _activation_spec(
