@@ -104,8 +104,13 @@ def _weight_spec(
     if not axes or not number_format.scaled:
         return WeightSpec(number_format, codes, np.ones(1), None)
     # Several channel axes, as a depthwise kernel has, count as one.
-    merged = codes.reshape(codes.shape[: axes[0]] + (-1,))
-    return WeightSpec(number_format, merged, scale.reshape(-1), axes[0])
+    first, last = axes[0], axes[-1]
+    if last - first >= len(axes):
+        codes = np.moveaxis(codes, axes, range(len(axes)))
+        first, last = 0, len(axes) - 1
+    shape = codes.shape
+    merged = codes.reshape(shape[:first] + (-1,) + shape[last + 1 :])
+    return WeightSpec(number_format, merged, scale.reshape(-1), first)
 
 
 def _nearest_codes(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
