@@ -282,7 +282,7 @@ def quantize_layer(
         quantizers: What `make_quantizers` returned for them.
     """
     made = quantizers or make_quantizers(layer, config)
-    with _keras.unlocked(layer), _name_scopes(layer.path):
+    with _keras.unlocked(layer), _name_scopes(layer.path or layer.name):
         for variable, quantizer in made.weights:
             quantizer.build(variable.shape)
         for quantizer in made[1:]:

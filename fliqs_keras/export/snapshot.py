@@ -46,7 +46,10 @@ class Snapshot(CallHook):
         return tf.constant(self._weights[id(variable)])
 
     def enter(self, layer, inputs):
-        # Also where only weights are quantized: the marker finds them.
+        # A needless marker would keep an activation function from folding.
+        # Where only weights are quantized, the marker finds them.
+        if layer.input_quantizer is None and not layer.weight_quantizers:
+            return inputs
         path = self._paths[id(layer)]
         return keras.tree.map_structure(
             lambda x: mark(x, path) if tf.is_tensor(x) else x, inputs
