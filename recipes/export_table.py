@@ -70,7 +70,6 @@ _KINDS = {
 _OUTPUT = flags.DEFINE_string(
     "output", "docs/export_table.md", "File to write the table to."
 )
-_FORMATS = flags.DEFINE_list("formats", FORMATS, "Formats to export.")
 
 
 class _Attention(layers.Layer):
@@ -230,7 +229,7 @@ def main(argv):
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     cells = {}
     for choice in CHOICES:
-        for name in _FORMATS.value:
+        for name in FORMATS:
             if choice == "integer" and not _has_integer_kernels(name):
                 continue
             logging.info("%s, %s", choice, name)
