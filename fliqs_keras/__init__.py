@@ -26,6 +26,10 @@ from fliqs_keras.calibration import (
 )
 from fliqs_keras.controller import ControllerConfig as ControllerConfig
 from fliqs_keras.callbacks import FormatSearch as FormatSearch
-from fliqs_keras.export.tflite import ExportReport as ExportReport
+from fliqs_keras.export.running import run_tflite as run_tflite
+from fliqs_keras.export.verification import (
+    VerificationReport as VerificationReport,
+)
+from fliqs_keras.export.verification import verify_export as verify_export
+from fliqs_keras.export.report import ExportReport as ExportReport
 from fliqs_keras.export.tflite import export_tflite as export_tflite
-from fliqs_keras.export.verification import run_tflite as run_tflite

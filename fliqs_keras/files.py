@@ -3,9 +3,15 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+def write_atomically(
+    path: str | os.PathLike,
+    content: str | bytes,
+    *,
+    check: Callable[[str], None] | None = None,
+) -> None:
     """Writes a file under a temporary name beside it, then renames it.
 
     A failure leaves what was at `path` as it was.
@@ -13,6 +19,8 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     Args:
         path: The file to write.
         content: What it holds; text is encoded as UTF-8.
+        check: Called with the temporary name; an error that it raises leaves
+            no new file.
     """
     path = pathlib.Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -22,6 +30,8 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+        if check is not None:
+            check(temporary)
         # A temporary file is private; a result is as readable as any other.
         umask = os.umask(0)
         os.umask(umask)

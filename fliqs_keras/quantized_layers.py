@@ -42,6 +42,10 @@ class CallHook:
         """Returns the tensor that reads of `variable` return."""
         return quantizer(_keras.master_value(variable))
 
+    def enter(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Returns the layer's first input, before it is quantized."""
+        return inputs
+
     def input(
         self,
         layer: keras.layers.Layer,
@@ -113,6 +117,7 @@ class QuantizedLayer:
         """Returns the arguments, and the first tensor of the first one."""
         args = list(args)
         holder, key = (args, 0) if args else (kwargs, next(iter(kwargs)))
+        holder[key] = hook.enter(self, holder[key])
         if self.input_quantizer is not None:
             holder[key] = keras.tree.map_structure(
                 lambda x: hook.input(self, self.input_quantizer, x),
@@ -279,7 +284,7 @@ def quantize_layer(
         quantizers: What `make_quantizers` returned for them.
     """
     made = quantizers or make_quantizers(layer, config)
-    with _keras.unlocked(layer), _name_scopes(layer.path):
+    with _keras.unlocked(layer), _name_scopes(layer.path or layer.name):
         for variable, quantizer in made.weights:
             quantizer.build(variable.shape)
         for quantizer in made[1:]:

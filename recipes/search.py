@@ -17,16 +17,8 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, models
+from recipes import data, dataset_flags, models
 
-_DATASET = flags.DEFINE_enum(
-    "dataset", "digits", data.DATASETS, "Data to train on."
-)
-_IDX_FOLDER = flags.DEFINE_string(
-    "idx_folder",
-    None,
-    "Folder of Fashion-MNIST's original files; not needed with a network.",
-)
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
 )
@@ -190,8 +182,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
-        "dataset": _DATASET.value,
-        "idx_folder": _IDX_FOLDER.value,
+        "dataset": dataset_flags.DATASET.value,
+        "idx_folder": dataset_flags.IDX_FOLDER.value,
         "model": _MODEL.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,

@@ -13,10 +13,18 @@ def read_examples(path):
     return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.M | re.S)
 
 
-PAGES = sorted(p for p in DOCS.glob("*.md") if read_examples(p))
+PAGES = [
+    pytest.param(
+        path,
+        id=path.stem,
+        marks=[pytest.mark.tensorflow] if path.stem == "export" else [],
+    )
+    for path in sorted(DOCS.glob("*.md"))
+    if read_examples(path)
+]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES)
 def test_examples_of_a_page_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": path.stem}

@@ -167,7 +167,7 @@ def test_no_needless_ops(activation, relu, expected):
 
 def test_native_floats_can_be_left_to_the_device():
     spec = LayerSpec("layer", (), ActivationSpec(parse_format("FP16"), 1.0))
-    buffer, _ = patch(file_of_one_marker(1), [spec], simulate_native=False)
+    buffer, _ = patch(file_of_one_marker(1), [spec], simulate_floats=False)
     x = np.array([np.pi], np.float32)
     np.testing.assert_array_equal(run(buffer, x), x)
 

@@ -8,16 +8,25 @@ import keras
 import pytest
 from keras import layers
 
+from fliqs_keras.export.flatbuffer import read_model
 from fliqs_keras.export.patcher import patch
 from tests.export_markers_test import (
+    GRU,
+    LSTM,
     Conv1D,
+    Conv1DTranspose,
     Conv2D,
     Conv2DTranspose,
     Conv3D,
+    Conv3DTranspose,
     Dense,
+    DepthwiseConv1D,
     DepthwiseConv2D,
     EinsumDense,
+    Embedding,
+    SeparableConv1D,
     SeparableConv2D,
+    SimpleRNN,
     constants,
     convert,
     difference,
@@ -47,10 +56,11 @@ TENSOR_TYPES = {
 norm = layers.BatchNormalization
 
 INPUTS = {
-    "image": (9, 9, 4),
-    "sequence": (7, 5),
-    "vector": (6,),
-    "volume": (5, 5, 5, 2),
+    "image": keras.Input((9, 9, 4), name="image"),
+    "sequence": keras.Input((7, 5), name="sequence"),
+    "tokens": keras.Input((5,), name="tokens", dtype="int32"),
+    "vector": keras.Input((6,), name="vector"),
+    "volume": keras.Input((5, 5, 5, 2), name="volume"),
 }
 # An input, the marked layer that reads it, and what follows that.
 KINDS = {
@@ -96,6 +106,18 @@ KINDS = {
         [],
     ),
     "transpose": ("image", partial(Conv2DTranspose, 6, 3, strides=2), [norm]),
+    "conv_1d_transpose": (
+        "sequence",
+        partial(Conv1DTranspose, 6, 3, strides=2),
+        [norm],
+    ),
+    "depthwise_1d": ("sequence", partial(DepthwiseConv1D, 3), [norm]),
+    "separable_1d": ("sequence", partial(SeparableConv1D, 6, 3), [norm]),
+    "conv_3d_transpose": ("volume", partial(Conv3DTranspose, 4, 3), []),
+    "embedding": ("tokens", partial(Embedding, 7, 6), []),
+    "lstm": ("sequence", partial(LSTM, 4), []),
+    "gru": ("sequence", partial(GRU, 4), []),
+    "rnn": ("sequence", partial(SimpleRNN, 4, return_sequences=True), []),
     "conv_3d": ("volume", partial(Conv3D, 4, 3), [norm]),
     "einsum": (
         "sequence",
@@ -112,16 +134,16 @@ KINDS = {
 
 def build(kinds):
     """One model with a branch for each kind."""
-    inputs = {k: keras.Input(shape, name=k) for k, shape in INPUTS.items()}
     outputs = {}
     for kind in kinds:
         source, make_layer, following = KINDS[kind]
-        x = make_layer(name=kind)(inputs[source])
+        x = make_layer(name=kind)(INPUTS[source])
         for make_next in following:
             x = make_next()(x)
         outputs[kind] = x
     used = {KINDS[kind][0] for kind in kinds}
-    return keras.Model({k: inputs[k] for k in INPUTS if k in used}, outputs)
+    inputs = {k: x for k, x in INPUTS.items() if k in used}
+    return keras.Model(inputs, outputs)
 
 
 @functools.cache
@@ -171,6 +193,38 @@ def test_every_format(kind, name):
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_kind_of_layer(kind, name):
     check_branch(OTHERS, kind, name, TENSOR_TYPES[name])
+
+
+def converted_table(name):
+    tokens = keras.Input((5,), name="tokens", dtype="int32")
+    model = keras.Model({"tokens": tokens}, {"y": Embedding(7, 6)(tokens)})
+    specs = quantize(model, name)
+    return convert(model), model, specs
+
+
+@pytest.mark.parametrize("name", ["INT4", "INT8", "INT16", "E2M1", "E4M3"])
+def test_only_the_rows_looked_up_are_decoded(name):
+    buffer, model, specs = converted_table(name)
+    patched, _ = patch(buffer, specs)
+    (subgraph,) = read_model(patched).subgraphs
+    table = [t for t in subgraph.tensors if tuple(t.shape) == (7, 6)]
+    assert len(table) == 1
+    index = subgraph.tensors.index(table[0])
+    (reader,) = [op for op in subgraph.operators if index in op.inputs]
+    assert tuple(subgraph.tensors[reader.outputs[0]].shape) == (1, 5, 6)
+    inputs = random_inputs(model)
+    actual = run(patched, inputs)
+    assert difference(actual["y"], simulate(model, inputs)["y"]) <= 1e-6
+
+
+def test_tables_of_two_bits_take_four():
+    buffer, model, specs = converted_table("INT2")
+    patched, (row,) = patch(buffer, specs)
+    assert (row.tensor_type, row.bytes, row.ideal_bits) == ("INT4", 21, 84)
+    assert row.reason == "no runtime looks up INT2"
+    inputs = random_inputs(model)
+    actual = run(patched, inputs)
+    assert difference(actual["y"], simulate(model, inputs)["y"]) <= 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)

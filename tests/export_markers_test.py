@@ -5,8 +5,9 @@ what a file computes can be compared with Keras in float32.
 """
 
 import contextlib
+import dataclasses
+import functools
 import sys
-import tempfile
 
 import keras
 import ml_dtypes
@@ -17,10 +18,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+from fliqs_keras.export import converter
 from fliqs_keras.export.flatbuffer import read_model
 from fliqs_keras.export.markers import MARKER, mark, read_path
+from fliqs_keras.export.signature import input_specs
 from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
 from fliqs_keras.formats import parse_format
+from fliqs_keras.quantized_layers import CallHook
 
 FLOAT_TYPES = {
     "E2M1": ml_dtypes.float4_e2m1fn,
@@ -51,20 +55,31 @@ class _Marked:
     marked_path = None
     activation_spec = None
 
-    def call(self, x, *args, **kwargs):
+    def enter(self, x):
         if _Marked.mode == "export":
             x = mark(x, self.marked_path or self.path)
-        elif _Marked.mode == "quantized" and self.activation_spec is not None:
+        elif _Marked.mode != "float" and self.activation_spec is not None:
+            if _Marked.mode == "calibrate":
+                format = self.activation_spec.format
+                largest = np.abs(x.numpy()).max()
+                self.activation_spec = ActivationSpec(
+                    format, float(largest / np.float32(format.max_code))
+                )
             scale = np.float32(self.activation_spec.scale)
             codes = round_to_codes(
                 x.numpy() / scale, self.activation_spec.format.name
             )
             x = tf.constant(codes * scale)
-        return super().call(x, *args, **kwargs)
+        return x
 
 
 def marked(cls):
-    return type(cls.__name__, (_Marked, cls), {})
+    # Keras reads the names of the arguments.
+    @functools.wraps(cls.call)
+    def call(self, x, *args, **kwargs):
+        return cls.call(self, self.enter(x), *args, **kwargs)
+
+    return type(cls.__name__, (_Marked, cls), {"call": call})
 
 
 Dense = marked(layers.Dense)
@@ -73,8 +88,16 @@ Conv2D = marked(layers.Conv2D)
 DepthwiseConv2D = marked(layers.DepthwiseConv2D)
 SeparableConv2D = marked(layers.SeparableConv2D)
 Conv2DTranspose = marked(layers.Conv2DTranspose)
+Conv1DTranspose = marked(layers.Conv1DTranspose)
 Conv3D = marked(layers.Conv3D)
+Conv3DTranspose = marked(layers.Conv3DTranspose)
+DepthwiseConv1D = marked(layers.DepthwiseConv1D)
 EinsumDense = marked(layers.EinsumDense)
+Embedding = marked(layers.Embedding)
+GRU = marked(layers.GRU)
+LSTM = marked(layers.LSTM)
+SeparableConv1D = marked(layers.SeparableConv1D)
+SimpleRNN = marked(layers.SimpleRNN)
 
 
 @contextlib.contextmanager
@@ -87,10 +110,13 @@ def mode(name):
 
 
 def channel_axis(variable, layer):
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return 2
-    if "depthwise" in variable.name or "transpose" in layer.name:
-        return 2
+    is_depthwise = isinstance(
+        layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D
+    )
+    if is_depthwise or "depthwise" in variable.name:
+        return len(variable.shape) - 2
+    if "Transpose" in type(layer).__name__:
+        return len(variable.shape) - 2
     return len(variable.shape) - 1
 
 
@@ -126,7 +152,8 @@ def quantize(model, weights, activations=None, seed=0):
                 layer.bias.assign(rng.normal(size=layer.bias.shape))
             name = weights if isinstance(weights, str) else weights[layer.name]
             kernels = [v for v in layer.weights if "bias" not in v.name]
-            if activations is not None:
+            is_table = isinstance(layer, layers.Embedding)
+            if activations is not None and not is_table:
                 format = parse_format(activations)
                 scale = 2.7 / format.max_code if format.scaled else 1.0
                 layer.activation_spec = ActivationSpec(format, scale)
@@ -142,13 +169,25 @@ def quantize(model, weights, activations=None, seed=0):
     return specs
 
 
+def calibrate(model, inputs, specs):
+    """Sets the scales so that nothing is clipped; returns the new specs."""
+    with mode("calibrate"):
+        model(inputs)
+    activations = {
+        layer.path: layer.activation_spec
+        for layer in model.layers
+        if isinstance(layer, _Marked)
+    }
+    return [
+        dataclasses.replace(spec, activation=activations[spec.path])
+        for spec in specs
+    ]
+
+
 def convert(model):
     """Converts a marked model to a LiteRT file."""
-    with mode("export"), tempfile.TemporaryDirectory() as directory:
-        model.export(directory, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
-        converter.allow_custom_ops = True
-        return converter.convert()
+    with mode("export"):
+        return converter.convert(model, input_specs(model), CallHook())
 
 
 def run(buffer, inputs, **options):
@@ -168,8 +207,15 @@ def constants(buffer):
 
 def random_inputs(model, batch=2):
     rng = np.random.default_rng(1)
-    shapes = {x.name: (batch, *x.shape[1:]) for x in model.inputs}
-    return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    inputs = {}
+    for x in model.inputs:
+        shape = (batch, *x.shape[1:])
+        is_float = "float" in x.dtype
+        values = (
+            rng.normal(size=shape) if is_float else rng.integers(7, size=shape)
+        )
+        inputs[x.name] = values.astype(x.dtype)
+    return inputs
 
 
 def simulate(model, inputs):

@@ -10,6 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers
 
+from fliqs_keras.export.flatbuffer import read_model, write_model
+from fliqs_keras.export.graph import Graph, Quantization
 from fliqs_keras.export.patcher import patch
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from tests.export_markers_test import (
@@ -113,8 +115,9 @@ def test_shared_layer_and_shared_constant():
     for name in expected:
         assert difference(actual[name], expected[name]) <= 1e-6
     assert [row.matched for row in results] == [True, True]
+    # The plain layer has the same constant, so it has the same codes.
     assert ("INT4", 18) in constants(buffer)
-    assert "float32 copy" in results[0].reason
+    assert ("FLOAT32", 4 * 36) not in constants(buffer)
 
 
 def test_use_of_a_layer_that_is_lost():
@@ -137,6 +140,31 @@ def test_constants_are_aligned():
     arrays = [b.DataAsNumpy() for b in buffers if not b.DataIsNone()]
     assert len(arrays) > 10
     assert {(a.ctypes.data - content.ctypes.data) % 16 for a in arrays} == {0}
+
+
+def test_equal_vectors_of_numbers_are_written_once():
+    model = read_model(converted_network()[0])
+    graph = Graph(model, model.subgraphs[0])
+    scale = np.linspace(1, 2, 40)
+    codes = [
+        graph.add_constant(
+            np.full((40, 3), i, np.int8),
+            "INT8",
+            quantization=Quantization(scale),
+        )
+        for i in range(1, 4)
+    ]
+    # Something has to refer to them.
+    for tensor in codes:
+        graph.ops[0].inputs.append(tensor)
+    content = write_model(model)
+    length = (40).to_bytes(4, "little")
+    assert content.count(length + bytes(8 * 40)) == 1
+    assert content.count(length + scale.astype("<f4").tobytes()) == 1
+    read = read_model(content).subgraphs[0].tensors
+    scales = [t.quantization.scale for t in read if tuple(t.shape) == (40, 3)]
+    assert len(scales) == 3
+    np.testing.assert_array_equal(scales, [scale.astype("f4")] * 3)
 
 
 def test_channels_that_vanish():

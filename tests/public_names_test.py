@@ -21,6 +21,7 @@ PUBLIC_NAMES = {
     "SearchSpace",
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
+    "VerificationReport",
     "WeightQuantizer",
     "apply",
     "calibrate",
@@ -31,6 +32,7 @@ PUBLIC_NAMES = {
     "round_to_format",
     "run_tflite",
     "summary",
+    "verify_export",
 }
 
 

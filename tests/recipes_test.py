@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import fliqs_keras
-from recipes import data, models, search
+from recipes import data, export_study, export_table, models, search
 
 CONFIG = {
     "dataset": "digits",
@@ -76,6 +76,27 @@ def test_digits_are_split_without_overlap():
 def test_unknown_names_are_refused(load):
     with pytest.raises(ValueError, match="Received: 'mystery'"):
         load("mystery")
+
+
+def test_export_table():
+    cells = {("integer", "INT8"): export_table.export_all("INT8", "integer")}
+    (row,) = cells.values()
+    kernels = {kind: cell.kernels for kind, cell in row.items()}
+    assert kernels["Conv2D grouped"] == kernels["Dense"] == ("integer",)
+    assert kernels["Conv3D"] == ("dequantize",)
+    # One of 254 steps, but for rounding.
+    assert max(cell.difference for cell in row.values()) <= 1.1 / 254 * 2
+    assert "| Conv2D 1x1 | **INT8** " in export_table.render(cells)
+
+
+def test_export_study(monkeypatch):
+    monkeypatch.setattr(export_study, "ASSIGNMENTS", {"INT8": ["INT8"]})
+    config = {"dataset": "digits", "idx_folder": None, "float_epochs": 1}
+    rows = export_study.run(config)
+    assert [row["mode"] for row in rows] == ["dequantize", "integer"]
+    assert [row["integer kernels"] for row in rows] == [0, 6]
+    assert rows[0]["same prediction"] >= 0.99
+    assert "| INT8 | integer |" in export_study.render(rows)
 
 
 if __name__ == "__main__":

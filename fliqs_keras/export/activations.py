@@ -13,7 +13,7 @@ from fliqs_keras.export.markers import MARKER
 from fliqs_keras.export.specs import ActivationSpec
 from fliqs_keras.formats import Format, parse_format
 
-__all__ = ["quantize_marked"]
+__all__ = ["is_quantized", "quantize_marked"]
 
 _NATIVE_FLOATS = {
     parse_format("FP16"): "FLOAT16",
@@ -64,7 +64,8 @@ def quantize_marked(
     marker: schema.OperatorT,
     activation: ActivationSpec | None,
     *,
-    simulate_native: bool = True,
+    simulate_floats: bool = True,
+    saturate: bool = False,
 ) -> int:
     """Adds the ops that quantize a marked tensor, in front of its marker.
 
@@ -73,8 +74,11 @@ def quantize_marked(
         marker: The marker.
         activation: The quantization of the layer's input. `None` and
             pass-through formats leave it as it is.
-        simulate_native: Whether FP16 and BF16 are rounded to. If not, they
-            are left to devices that compute in them.
+        simulate_floats: Whether float formats are rounded to. If not, they
+            are left as they are.
+        saturate: Whether narrow integers get a zero point with which the type
+            saturates at their end, as integer kernels need. Not every float
+            kernel then dequantizes exactly.
 
     Returns:
         The quantized tensor, or the marked one if it is left as it is.
@@ -83,12 +87,7 @@ def quantize_marked(
         ValueError: If the marked tensor is not float32.
     """
     x = marker.inputs[0]
-    native = activation is not None and activation.format in _NATIVE_FLOATS
-    if (
-        activation is None
-        or activation.format.is_pass_through
-        or (native and not simulate_native)
-    ):
+    if not is_quantized(activation, simulate_floats=simulate_floats):
         return x
     if graph.type_name(x) != "FLOAT32":
         raise ValueError(
@@ -98,15 +97,29 @@ def quantize_marked(
         )
     chain = _Chain(graph, marker, x)
     if activation.format.is_integer:
-        _quantize_integer(chain, activation.format, activation.scale)
+        _quantize_integer(chain, activation.format, activation.scale, saturate)
     else:
         _scale(chain, "DIV", activation.scale)
-        if native:
+        if activation.format in _NATIVE_FLOATS:
             _cast(chain, activation.format)
         else:
             _round_float(chain, activation.format)
         _scale(chain, "MUL", activation.scale)
     return chain.tensor
+
+
+def is_quantized(
+    activation: ActivationSpec | None, *, simulate_floats: bool = True
+) -> bool:
+    """Whether the file rounds an activation.
+
+    Args:
+        activation: The quantization of the layer's input, or `None`.
+        simulate_floats: Whether float formats are rounded to.
+    """
+    if activation is None or activation.format.is_pass_through:
+        return False
+    return activation.format.is_integer or simulate_floats
 
 
 class _Chain:
@@ -116,7 +129,7 @@ class _Chain:
         self.graph = graph
         self.tensor = x
         self._marker = marker
-        self._non_negative = _is_non_negative(graph, x)
+        self.non_negative = _is_non_negative(graph, x)
 
     def apply(self, kind: str, *others: int | np.float32, **output) -> None:
         """Goes on with an op of the last result and of others."""
@@ -130,9 +143,11 @@ class _Chain:
         )
         return op.outputs[0]
 
-    def clip(self, limit: float, *, above: bool = True) -> None:
+    def clip(
+        self, limit: float, *, below: bool = True, above: bool = True
+    ) -> None:
         """Clips at both sides, or where the values could pass."""
-        if not self._non_negative:
+        if below and not self.non_negative:
             self.apply("MAXIMUM", np.float32(-limit))
         if above:
             self.apply("MINIMUM", np.float32(limit))
@@ -141,17 +156,25 @@ class _Chain:
         return self.graph.add_constant(x) if isinstance(x, np.float32) else x
 
 
-def _quantize_integer(chain: _Chain, format: Format, scale: float) -> None:
+def _quantize_integer(
+    chain: _Chain, format: Format, scale: float, saturate: bool
+) -> None:
     tensor_type = "INT8" if format.bits <= 8 else "INT16"
-    # The type saturates at its top, but its lowest value is not a code. A
-    # zero point could make it saturate at the codes of narrower formats, but
-    # then not every kernel dequantizes exactly.
-    saturates = format.max_code == np.iinfo(tensor_type.lower()).max
-    chain.clip(scale * format.max_code, above=not saturates)
+    limits = np.iinfo(tensor_type.lower())
+    max_code = int(format.max_code)
+    # The type saturates at its top, but its lowest value is not a code.
+    zero_point = 0
+    if saturate and format.bits <= 8 and chain.non_negative:
+        zero_point = limits.max - max_code
+    elif saturate and format.bits <= 8:
+        zero_point = limits.min + max_code
+        chain.clip(scale * max_code, below=False)
+    else:
+        chain.clip(scale * max_code, above=max_code < limits.max)
     chain.apply(
         "QUANTIZE",
         type_name=tensor_type,
-        quantization=Quantization([scale]),
+        quantization=Quantization([scale], zero_point),
     )
     chain.apply("DEQUANTIZE")
 

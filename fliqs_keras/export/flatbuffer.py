@@ -14,6 +14,44 @@ _BUFFER_ALIGNMENT = 16
 _MIN_VERSION = b"min_runtime_version"
 
 
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors of numbers once, as shapes and zero points are.
+
+    The runtime asks for a zero point a channel, 8 bytes that are all zero.
+    """
+
+    def __init__(self):
+        super().__init__(1024)
+        self._offset_of = {}
+        self._is_shareable = False
+
+    def StartVector(self, elemSize, numElems, alignment):  # noqa: N802,N803
+        self._before = self.Offset()
+        self._alignment = alignment
+        self._size = elemSize * numElems
+        # Bytes may be constants, which are aligned otherwise.
+        self._is_shareable = alignment > 1
+        return super().StartVector(elemSize, numElems, alignment)
+
+    def PrependUOffsetTRelative(self, off):  # noqa: N802
+        # They count from where they stand, so equal ones are not the same.
+        self._is_shareable = False
+        super().PrependUOffsetTRelative(off)
+
+    def EndVector(self, numElems=None):  # noqa: N802,N803
+        end = super().EndVector(numElems)
+        # Strings end here, too, without a start.
+        is_shareable, self._is_shareable = self._is_shareable, False
+        if not is_shareable:
+            return end
+        begin = len(self.Bytes) - end
+        content = bytes(self.Bytes[begin : begin + 4 + self._size])
+        first = self._offset_of.setdefault((self._alignment, content), end)
+        if first != end:
+            self.head = len(self.Bytes) - self._before
+        return first
+
+
 class _AlignedBuffer(schema.BufferT):
     def Pack(self, builder):  # noqa: N802
         if self.data is not None:
@@ -126,7 +164,7 @@ def write_model(model: schema.ModelT, *, strip_names: bool = False) -> bytes:
             _strip_names(subgraph)
     _drop_unused_op_codes(model)
     _merge_buffers(model)
-    builder = flatbuffers.Builder(1024)
+    builder = _SharingBuilder()
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 

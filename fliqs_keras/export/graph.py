@@ -1,6 +1,7 @@
 """One subgraph of a LiteRT model, to be read and rewritten."""
 
 import collections
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,6 +37,22 @@ _OPTIONS = {
 _TYPE_VERSIONS = {
     "CAST": {"FLOAT16": 5, "BFLOAT16": 7},
     "DEQUANTIZE": {"INT2": 6, "INT4": 6, "INT8": 5, "INT16": 3, "FLOAT16": 3},
+    "GATHER": {"INT4": 7, "INT8": 2, "INT16": 4},
+    # The integer kernels of ops that were converted as float ops.
+    "ADD": {"INT8": 2},
+    "AVERAGE_POOL_2D": {"INT8": 2},
+    "BATCH_TO_SPACE_ND": {"INT8": 2},
+    "CONCATENATION": {"INT8": 2},
+    "CONV_2D": {"INT8": 3, "INT4": 7},
+    "DEPTHWISE_CONV_2D": {"INT8": 3, "INT4": 7},
+    "FULLY_CONNECTED": {"INT8": 12},
+    "MAX_POOL_2D": {"INT8": 2},
+    "MEAN": {"INT8": 2},
+    "PAD": {"INT8": 2},
+    "SLICE": {"INT8": 2},
+    "SPACE_TO_BATCH_ND": {"INT8": 2},
+    "STRIDED_SLICE": {"INT8": 2},
+    "TRANSPOSE": {"INT8": 2},
     "QUANTIZE": {"INT16": 2},
 }
 _WIDE_BROADCAST_VERSIONS = {"DIV": 2, "MAXIMUM": 3, "MINIMUM": 3, "SUB": 3}
@@ -78,6 +95,11 @@ class Graph:
             return (code.customCode or b"").decode(errors="replace")
         return _OP_NAMES.get(builtin, f"op {builtin}")
 
+    def is_custom(self, op: schema.OperatorT) -> bool:
+        """Whether an op is none of the runtime's own."""
+        code = self._model.operatorCodes[op.opcodeIndex]
+        return code.customCode is not None
+
     def type_name(self, tensor: int) -> str:
         """Type of a tensor, such as `"FLOAT32"`."""
         code = self._subgraph.tensors[tensor].type
@@ -86,6 +108,68 @@ class Graph:
     def name(self, tensor: int) -> bytes | None:
         """Name of a tensor, if it has one."""
         return self._subgraph.tensors[tensor].name
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """Shape of a tensor, where open sizes count as one."""
+        shape = self._subgraph.tensors[tensor].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def quantization(self, tensor: int) -> Quantization | None:
+        """Scales of a tensor, if it holds codes."""
+        record = self._subgraph.tensors[tensor].quantization
+        if record is None or record.scale is None or not len(record.scale):
+            return None
+        return Quantization(
+            np.asarray(record.scale, np.float32),
+            int(record.zeroPoint[0]),
+            record.quantizedDimension,
+        )
+
+    def is_constant(self, tensor: int) -> bool:
+        """Whether the file holds the values of a tensor."""
+        data = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
+        return data is not None and len(data) > 0
+
+    @property
+    def inputs(self) -> list[int]:
+        """The inputs of the subgraph."""
+        return list(self._subgraph.inputs)
+
+    @property
+    def outputs(self) -> list[int]:
+        """The outputs of the subgraph."""
+        return list(self._subgraph.outputs)
+
+    def replace_input(self, old: int, new: int) -> None:
+        """Makes another tensor an input, under the name of the old one."""
+        self._replace_end("inputs", old, new)
+
+    def replace_output(self, old: int, new: int) -> None:
+        """Makes another tensor an output, under the name of the old one."""
+        self._replace_end("outputs", old, new)
+
+    def _replace_end(self, side: str, old: int, new: int) -> None:
+        tensors = self._subgraph.tensors
+        tensors[new].name = tensors[old].name
+        ends = getattr(self._subgraph, side)
+        setattr(self._subgraph, side, [new if t == old else t for t in ends])
+        for signature in self._model.signatureDefs:
+            if self._model.subgraphs[signature.subgraphIndex] is self._subgraph:
+                for end in getattr(signature, side):
+                    if end.tensorIndex == old:
+                        end.tensorIndex = new
+
+    def is_output(self, tensor: int) -> bool:
+        """Whether a tensor is an output of the subgraph."""
+        return tensor in self._subgraph.outputs
+
+    def codes_behind(self, tensor: int) -> int | None:
+        """The tensor of integer codes that another is decoded from."""
+        op = self.producers().get(tensor)
+        if op is None or self.kind(op) != "DEQUANTIZE":
+            return None
+        codes = op.inputs[0]
+        return None if self.quantization(codes) is None else codes
 
     def float_constant(self, tensor: int) -> np.ndarray | None:
         """Values of a float32 constant; `None` for every other tensor."""
@@ -195,6 +279,34 @@ class Graph:
         operators.insert(operators.index(before) if before else end, op)
         return op
 
+    def retype_output(
+        self,
+        op: schema.OperatorT,
+        type_name: str,
+        quantization: Quantization | None = None,
+    ) -> None:
+        """Gives an op an output of another type, which nothing reads yet.
+
+        Args:
+            op: The op, of one output.
+            type_name: Type of the new output.
+            quantization: Its scales.
+        """
+        old = self._subgraph.tensors[op.outputs[0]]
+        op.outputs = [
+            self._add_tensor(
+                type_name,
+                old.shape,
+                quantization,
+                shapeSignature=old.shapeSignature,
+                name=old.name,
+            )
+        ]
+        code = self._model.operatorCodes[op.opcodeIndex]
+        kind = self.kind(op)
+        needed = self._version(kind, op.inputs, op.outputs[0])
+        op.opcodeIndex = self._op_code(kind, max(needed, code.version))
+
     def next_op(self, op: schema.OperatorT) -> schema.OperatorT | None:
         """The op that runs after another; `None` after the last."""
         operators = self._subgraph.operators
@@ -204,6 +316,34 @@ class Graph:
     def remove(self, op: schema.OperatorT) -> None:
         """Removes an op, whose outputs nothing may read any more."""
         self._subgraph.operators.remove(op)
+
+    def remove_unread(self) -> None:
+        """Removes the ops that nothing reads the outputs of."""
+        outputs = set(self._subgraph.outputs)
+        for op in reversed(self.ops):
+            readers = self.consumers()
+            if not any(t in outputs or readers[t] for t in op.outputs):
+                self.remove(op)
+
+    def become(self, op: schema.OperatorT, kind: str, options: object) -> None:
+        """Turns an op into one of another kind.
+
+        Args:
+            op: The op.
+            kind: Name of the kind.
+            options: Its options, an object of the schema.
+        """
+        name = type(options).__name__.removesuffix("T")
+        op.opcodeIndex = self._op_code(kind, 1)
+        op.builtinOptionsType = getattr(schema.BuiltinOptions, name)
+        op.builtinOptions = options
+
+    def reshape_constant(self, tensor: int, shape: tuple[int, ...]) -> int:
+        """Adds a tensor of another shape that holds a constant's values."""
+        record = copy.copy(self._subgraph.tensors[tensor])
+        record.shape = list(shape)
+        self._subgraph.tensors.append(record)
+        return len(self._subgraph.tensors) - 1
 
     def redirect(self, old: int, new: int) -> None:
         """Has all readers of one tensor read another."""
@@ -245,7 +385,7 @@ class Graph:
         return len(self._subgraph.tensors) - 1
 
     def _version(self, kind: str, inputs: list[int], output: int) -> int:
-        types = [self.type_name(inputs[0]), self.type_name(output)]
+        types = [self.type_name(t) for t in (*inputs, output) if t >= 0]
         by_type = _TYPE_VERSIONS.get(kind, {})
         version = max(by_type.get(name, 1) for name in types)
         shape = self._subgraph.tensors[output].shape

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
 
-from fliqs_keras.export.activations import quantize_marked
+from fliqs_keras.export.activations import is_quantized, quantize_marked
+from fliqs_keras.export.ends import use_integer_ends
 from fliqs_keras.export.flatbuffer import read_model, write_model
 from fliqs_keras.export.graph import Graph
+from fliqs_keras.export.integer import use_integer_kernels
 from fliqs_keras.export.markers import MARKER, read_path
-from fliqs_keras.export.output_scaling import can_scale_output, scale_output
 from fliqs_keras.export.results import LayerResult, Placement, summarize
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage, storage_of
 from fliqs_keras.export.tracing import Tracer, WeightUse
-from fliqs_keras.export.weights import add_weight, multiply
+from fliqs_keras.export.weights import is_looked_up, replace_constant
+from fliqs_keras.formats import parse_format
 
 __all__ = ["LayerResult", "patch"]
 
@@ -23,8 +25,10 @@ def patch(
     buffer: bytes,
     specs: Sequence[LayerSpec],
     *,
+    mode: str = "dequantize",
+    integer_io: bool = False,
     weight_storage: str = "compact",
-    simulate_native: bool = True,
+    simulate_floats: bool = True,
     strip_names: bool = False,
 ) -> tuple[bytes, list[LayerResult]]:
     """Quantizes a converted float model as its layers' specs say.
@@ -39,10 +43,14 @@ def patch(
             whose weights lie on their grids and whose quantized layers mark
             their inputs.
         specs: The layers.
+        mode: `"dequantize"`, or `"integer"` to have ops compute in integers
+            where their inputs, outputs and weights are.
+        integer_io: Whether the file takes and returns codes of 8 bits. Only
+            in integer mode.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and without a lookup.
-        simulate_native: Whether FP16 and BF16 inputs are rounded to. If not,
-            they are left to devices that compute in them.
+        simulate_floats: Whether inputs in float formats are rounded to them.
+            If not, they are left as they are.
         strip_names: Whether tensors inside the graph lose their names, which
             makes the file smaller.
 
@@ -51,8 +59,10 @@ def patch(
         order of `specs`.
 
     Raises:
-        ValueError: If `buffer` is not a LiteRT file, if two specs have the
-            same path, if a marker has no spec, or if an argument is unknown.
+        ValueError: If `buffer` is not a LiteRT file, or one with ops that
+            LiteRT lacks, if it cannot take or return codes, if two specs have
+            the same path, if a marker has no spec, or if an argument is
+            unknown.
     """
     layers = {spec.path: spec for spec in specs}
     if len(layers) < len(specs):
@@ -73,11 +83,25 @@ def patch(
             trace = tracer.trace(marker, layers[path].weights)
             traces[path].append(trace)
             uses += trace.uses
-        for weight, placement in _store_weights(graph, uses, weight_storage):
+        stored = _store_weights(graph, uses, weight_storage, mode)
+        _replace_markers(graph, markers, layers, simulate_floats, mode)
+        reasons = None
+        if mode == "integer":
+            reasons = use_integer_kernels(graph)
+            if integer_io and subgraph is model.subgraphs[0]:
+                use_integer_ends(graph)
+        for weight, placement in stored:
+            if reasons is not None:
+                placement = placement.in_integer_mode(reasons)
             placements[weight].append(placement)
-        _replace_markers(graph, markers, layers, simulate_native)
     results = [
-        summarize(path, weight, traces[path], placements[weight])
+        summarize(
+            layer,
+            weight,
+            traces[path],
+            placements[weight],
+            is_quantized(layer.activation, simulate_floats=simulate_floats),
+        )
         for path, layer in layers.items()
         for weight in layer.weights
     ]
@@ -105,6 +129,12 @@ def _find_markers(
                     f"{sorted(layers)}"
                 )
             markers.append((op, path))
+        elif graph.is_custom(op):
+            raise ValueError(
+                "Expected a model of ops that LiteRT has. Received: the op "
+                f"{graph.kind(op)!r}. Replace the layer that needs it, or "
+                "leave it out of the model and run it outside the file"
+            )
     return markers
 
 
@@ -112,7 +142,8 @@ def _replace_markers(
     graph: Graph,
     markers: list[tuple[schema.OperatorT, str]],
     layers: dict[str, LayerSpec],
-    simulate_native: bool,
+    simulate_floats: bool,
+    mode: str,
 ) -> None:
     quantized = {}
     for marker, path in markers:
@@ -122,89 +153,67 @@ def _replace_markers(
         key = (marker.inputs[0], activation)
         if key not in quantized:
             quantized[key] = quantize_marked(
-                graph, marker, activation, simulate_native=simulate_native
+                graph,
+                marker,
+                activation,
+                simulate_floats=simulate_floats,
+                saturate=mode == "integer",
             )
         graph.redirect(marker.outputs[0], quantized[key])
         graph.remove(marker)
 
 
 def _store_weights(
-    graph: Graph, uses: list[WeightUse], weight_storage: str
+    graph: Graph, uses: list[WeightUse], weight_storage: str, mode: str
 ) -> list[tuple[WeightSpec, Placement]]:
-    """Replaces constants by codes, for the ops that were found to use them.
+    """Replaces the constants that were recognized by codes.
 
-    Other readers of a constant keep it as it is. Where several weights of one
-    format are one constant, the codes of one serve all: each are the values
-    of the constant on the grid of the format.
+    Where several weights of one format are one constant, the codes of one
+    serve all: each are the values of the constant on the grid of the format.
+    For the same reason the codes serve other readers of the constant.
 
     Returns:
         A placement for each weight and constant.
     """
-    position = {id(op): index for index, op in enumerate(graph.ops)}
-    groups = collections.defaultdict(list)
-    for use in sorted(uses, key=lambda use: position[id(use.op)]):
-        groups[use.tensor, use.weight.format].append(use)
-    for (tensor, format), members in groups.items():
-        storage = storage_of(format, weight_storage)
-        if storage is not None:
-            # Of the others, runtimes fold no decoding anyway.
-            scale_outputs = (
-                weight_storage == "fast" and storage.tensor_type == "FLOAT16"
-            )
-            _replace_constant(graph, tensor, members, storage, scale_outputs)
+    weights = collections.defaultdict(dict)
+    for use in uses:
+        weights[use.tensor].setdefault(use.weight, use.match)
     readers = graph.consumers()
     placements = []
-    for (tensor, format), members in groups.items():
-        storage = storage_of(format, weight_storage)
-        first, *sharing = dict.fromkeys(use.weight for use in members)
-        placements.append(
-            (first, _placement(first, storage, bool(readers[tensor])))
-        )
-        placements += [
-            (weight, Placement(storage, 0, "shares another weight's constant"))
-            for weight in sharing
-        ]
+    for tensor, matches in weights.items():
+        (first, match), *_ = matches.items()
+        storage = storage_of(first.format, weight_storage, mode)
+        note = ""
+        codes = None
+        if storage is not None:
+            if storage.tensor_type == "INT2" and any(
+                is_looked_up(graph, op, tensor) for op in readers[tensor]
+            ):
+                storage = storage_of(parse_format("INT4"))
+                note = "no runtime looks up INT2"
+            codes = replace_constant(
+                graph,
+                tensor,
+                match,
+                first.format,
+                storage,
+                # Of the others, runtimes fold no decoding anyway.
+                scale_outputs=weight_storage == "fast"
+                and storage.tensor_type == "FLOAT16",
+            )
+        placements.append((first, _placement(first, storage, codes, note)))
+        note = "shares another weight's constant"
+        shared = Placement(storage, 0, codes, note)
+        placements += [(weight, shared) for weight in list(matches)[1:]]
     return placements
 
 
-def _replace_constant(
-    graph: Graph,
-    tensor: int,
-    uses: list[WeightUse],
-    storage: Storage,
-    scale_outputs: bool,
-) -> None:
-    first = uses[0]
-    decoded, factor = add_weight(
-        graph,
-        first.op,
-        first.match,
-        first.weight.format,
-        storage,
-        name=graph.name(tensor),
-    )
-    ops = list(dict.fromkeys(use.op for use in uses))
-    if factor is not None:
-        axis = first.match.axis if factor.size > 1 else None
-        if scale_outputs and all(
-            can_scale_output(graph, op, tensor, axis) for op in ops
-        ):
-            for op in ops:
-                scale_output(graph, op, factor)
-        else:
-            decoded = multiply(graph, first.op, decoded, factor, first.match)
-    for op in ops:
-        op.inputs = [decoded if t == tensor else t for t in op.inputs]
-
-
 def _placement(
-    weight: WeightSpec, storage: Storage | None, has_float_copy: bool
+    weight: WeightSpec, storage: Storage | None, codes: int | None, note: str
 ) -> Placement:
     size = weight.codes.size
     if storage is None:
-        note = ""
         if not weight.format.is_pass_through:
             note = f"no type of at most 16 bits holds {weight.format} exactly"
-        return Placement(None, 4 * size, note)
-    note = "other ops keep a float32 copy" if has_float_copy else ""
-    return Placement(storage, storage.nbytes(size), note)
+        return Placement(None, 4 * size, None, note)
+    return Placement(storage, storage.nbytes(size), codes, note)

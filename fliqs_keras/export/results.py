@@ -1,9 +1,9 @@
 """What became of each weight, as a plain record with reasons."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fliqs_keras.export.specs import WeightSpec
+from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage
 from fliqs_keras.export.tracing import Trace
 
@@ -20,8 +20,12 @@ class LayerResult:
         tensor_type: Type of the constant in the file, such as `"INT4"`.
         bytes: Bytes that the weight's values take in the file, without scales
             and tables; none if another weight's constant serves.
-        kernel: How the values become float32: `"dequantize"`, `"lookup"`, or
-            `"float"` if they are float32 in the file.
+        ideal_bits: Bits that they would take at those of the format.
+        kernel: `"integer"` if ops compute on the codes; else how the values
+            become float32: `"dequantize"`, `"lookup"`, or `"float"` if they
+            are float32 in the file.
+        activation: How the layer's input is rounded: `"INT8"`,
+            `"E4M3 in float"`, or nothing.
         matched: Whether the weight was recognized wherever the layer is used.
         reason: Why it was not, or what else is worth knowing; often empty.
     """
@@ -30,7 +34,9 @@ class LayerResult:
     format: str
     tensor_type: str
     bytes: int
+    ideal_bits: int
     kernel: str
+    activation: str
     matched: bool
     reason: str
 
@@ -42,33 +48,58 @@ class Placement:
     Args:
         storage: How it is held now, or `None` for float32.
         bytes: Bytes that it takes on behalf of this weight.
+        codes: The tensor that holds the codes, or `None` for float32.
         note: What is worth knowing; may be empty.
+        is_integer: Whether ops compute on the codes as they are.
     """
 
     storage: Storage | None
     bytes: int
+    codes: int | None
     note: str
+    is_integer: bool = False
+
+    def in_integer_mode(self, reasons: Mapping[int, str]) -> "Placement":
+        """Returns the placement with what integer mode made of it.
+
+        Args:
+            reasons: Why the ops that read a constant compute in float, by
+                constant, as `use_integer_kernels` returns it.
+        """
+        if self.storage is None:
+            return self
+        reason = reasons.get(self.codes, "its weight is no integer")
+        notes = [self.note, f"in float: {reason}" if reason else ""]
+        return dataclasses.replace(
+            self,
+            note="; ".join(filter(None, notes)),
+            is_integer=not reason,
+        )
 
 
 def summarize(
-    path: str,
+    layer: LayerSpec,
     weight: WeightSpec,
     traces: Sequence[Trace],
     placements: Sequence[Placement],
+    is_input_quantized: bool,
 ) -> LayerResult:
     """Sums up what became of a weight.
 
     Args:
-        path: Path of its layer.
+        layer: Its layer.
         weight: The weight.
         traces: What was found behind each marker of the layer.
         placements: The constants that the weight was recognized in.
+        is_input_quantized: Whether the file rounds the layer's input.
     """
     # A format has one storage, so the first stands for all.
     storage = placements[0].storage if placements else None
     kernel = "float"
     if storage is not None:
         kernel = "lookup" if storage.lookup else "dequantize"
+    if placements and all(p.is_integer for p in placements):
+        kernel = "integer"
     taken = sum(placement.bytes for placement in placements)
     lost = sum(not trace.uses for trace in traces)
     reasons = list(dict.fromkeys(p.note for p in placements if p.note))
@@ -78,14 +109,21 @@ def summarize(
     elif lost:
         reasons.append(f"float32 at {lost} of {len(traces)} uses of the layer")
     return LayerResult(
-        path=path,
+        path=layer.path,
         format=weight.format.name,
         tensor_type=storage.tensor_type if storage else "FLOAT32",
         bytes=taken,
+        ideal_bits=weight.codes.size * weight.format.bits,
         kernel=kernel,
+        activation=_describe_input(layer) if is_input_quantized else "",
         matched=bool(placements) and not lost,
         reason="; ".join(reasons),
     )
+
+
+def _describe_input(layer: LayerSpec) -> str:
+    format = layer.activation.format
+    return format.name if format.is_integer else f"{format} in float"
 
 
 def _why_missing(traces: Sequence[Trace]) -> str:

@@ -14,6 +14,8 @@ rank of each code, looked up in a table, and a 16-bit float as itself.
 | E4M3, E5M2 and others of at most 256 codes | UINT8, looked up | FLOAT16 |
 | FP16 and others that FLOAT16 holds | FLOAT16 | FLOAT16 |
 | BF16 and others that BFLOAT16 holds | BFLOAT16 | BFLOAT16 |
+
+In integer mode E2M1 is kept as INT8, since integer kernels look nothing up.
 """
 
 import dataclasses
@@ -62,6 +64,11 @@ class Storage:
         """Bits that one stored value takes."""
         return _BITS[self.tensor_type]
 
+    @property
+    def is_decoded_once(self) -> bool:
+        """Whether runtimes decode the constant once, when they load it."""
+        return self.tensor_type in ("INT8", "FLOAT16") and not self.lookup
+
     def nbytes(self, size: int) -> int:
         """Bytes that `size` stored values take, packed."""
         return -(-size * self.bits // 8)
@@ -69,7 +76,9 @@ class Storage:
 
 @functools.cache
 def storage_of(
-    format: Format, weight_storage: str = "compact"
+    format: Format,
+    weight_storage: str = "compact",
+    mode: str = "dequantize",
 ) -> Storage | None:
     """Returns the storage of a format.
 
@@ -77,6 +86,8 @@ def storage_of(
         format: The number format.
         weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
             types that runtimes decode once and without a lookup.
+        mode: In `"integer"`, a table is only looked up where no integer of at
+            most 8 bits holds the codes, for integer kernels read no table.
 
     Returns:
         The storage, or `None` if no type of at most 16 bits holds the codes
@@ -92,6 +103,10 @@ def storage_of(
         )
     if format.bits > 16:
         return None
+    if mode == "integer":
+        integers = _as_integers(format, 8 if weight_storage == "fast" else 2)
+        if integers is not None and integers.bits <= 8:
+            return integers
     # Where two cost the same, the first is taken.
     if weight_storage == "compact":
         options = [_as_integers(format), _as_floats(format), _as_ranks(format)]

@@ -1,90 +1,49 @@
 """Export of a quantized Keras model to a LiteRT file."""
 
-import dataclasses
 import os
-import tempfile
+import pathlib
+from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
-from fliqs_keras.export.markers import mark
+from fliqs_keras.export.converter import convert
 from fliqs_keras.export.patcher import patch
-from fliqs_keras.export.results import LayerResult
-from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
-from fliqs_keras.files import write_atomically
-from fliqs_keras.quantized_layers import (
-    CallHook,
-    QuantizedLayer,
-    quantized_layers,
-    use_hook,
+from fliqs_keras.export.report import ExportReport, storage_costs
+from fliqs_keras.export.signature import input_specs
+from fliqs_keras.export.snapshot import Snapshot
+from fliqs_keras.export.verification import (
+    VerificationReport,
+    verify_export,
 )
-from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.files import write_atomically
+from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 
-__all__ = ["ExportReport", "export_tflite"]
+__all__ = ["export_tflite"]
 
-
-@dataclasses.dataclass(frozen=True)
-class ExportReport:
-    """What became of each quantized weight in the file.
-
-    Args:
-        layers: A record for each weight: path, format, tensor type in the
-            file, bytes, kernel, whether it was matched, and the reason if it
-            stays in float.
-        file_bytes: Size of the file.
-    """
-
-    layers: tuple[LayerResult, ...]
-    file_bytes: int
-
-    @property
-    def left_in_float(self) -> tuple[LayerResult, ...]:
-        """The weights that could not be stored in low bits."""
-        return tuple(
-            row
-            for row in self.layers
-            if row.format != "FP32"
-            and (not row.matched or row.kernel == "float")
-        )
+_CHOICES = {
+    "mode": ("dequantize", "integer"),
+    "weight_storage": ("compact", "fast"),
+}
+# The mean difference that is still taken for the same numbers. Where the file
+# rounds what Keras does not, or the other way round, steps differ.
+_EXACT_TOLERANCE = 1e-3
+_ROUNDED_TOLERANCE = 2e-2
 
 
-class _ExportHook(CallHook):
-    """Puts snapped weights and markers into the traced graph."""
-
-    def __init__(self):
-        self._weights = {}
-
-    def prepare(self, layer: QuantizedLayer) -> None:
-        """Computes the quantized weights before anything is traced."""
-        for variable, quantizer in layer.quantized_weights():
-            weight = _keras.master_value(variable)
-            self._weights[id(variable)] = keras.ops.convert_to_numpy(
-                quantizer(weight, training=False)
-            )
-
-    def snapped(self, variable: keras.Variable) -> np.ndarray:
-        """Returns the quantized value of a variable."""
-        return self._weights[id(variable)]
-
-    def weight(self, layer, variable, quantizer):
-        return tf.constant(self._weights[id(variable)])
-
-    def input(self, layer, quantizer, inputs):
-        return mark(inputs, layer.quantize_config.decision)
-
-    def output(self, layer, quantizer, outputs):
-        raise ValueError(
-            "Expected a model without output quantizers. Received: layer "
-            f"{layer.quantize_config.decision!r}, which has one. They are "
-            "not exported yet"
-        )
-
-
-def export_tflite(model: keras.Model, path: str | os.PathLike) -> ExportReport:
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    mode: str = "dequantize",
+    integer_io: bool = False,
+    weight_storage: str = "compact",
+    simulate_activations: bool = True,
+    input_signature: Any = None,
+    strip_names: bool = False,
+    verify_data: Any = None,
+) -> ExportReport:
     """Writes a quantized model to a LiteRT file of truly low-bit weights.
 
     The float graph is converted with its weights on their grids, and the
@@ -98,14 +57,37 @@ def export_tflite(model: keras.Model, path: str | os.PathLike) -> ExportReport:
         model: A model from `fliqs_keras.apply`, trained or calibrated. Its
             present formats are exported.
         path: The file to write. An existing file is replaced, at the end.
+        mode: `"dequantize"`: ops compute in float32 on dequantized weights
+            and inputs. `"integer"`: ops whose input and output are quantized
+            to integers of at most 8 bits, and whose weights are integers,
+            compute in integers; the others as before.
+        integer_io: Whether the file takes and returns 8-bit integers, as
+            microcontrollers want it. Only in integer mode, for models whose
+            inputs and outputs are quantized.
+        weight_storage: `"compact"` for the fewest bytes, or `"fast"` for
+            types that runtimes decode once and compute on with their fastest
+            kernels. The report says what either costs.
+        simulate_activations: Whether inputs in float formats are rounded to
+            them, exactly, by float arithmetic; LiteRT computes in none of
+            them. If not, these inputs stay float32: faster, and other numbers
+            than those of the Keras model.
+        input_signature: A `tf.TensorSpec` for each input, in the structure
+            that the model is called with, such as one that fixes the batch
+            size. Defaults to the model's inputs with an open batch size.
+        strip_names: Whether tensors inside the file lose their names, which
+            makes it smaller. Inputs and outputs keep theirs.
+        verify_data: Inputs, as in `fliqs_keras.verify_export`, to compare the
+            file with the Keras model on before it gets its name.
 
     Returns:
         An `ExportReport`.
 
     Raises:
-        ValueError: If the model is not quantized, if the activation
-            thresholds of a layer were never set, or if the Keras backend is
-            not TensorFlow.
+        ValueError: If the model is not quantized or cannot be converted, if
+            the activation thresholds of a layer were never set, if an
+            argument is unknown, or if the Keras backend is not TensorFlow.
+        RuntimeError: If the file disagrees with the Keras model on
+            `verify_data`. What was at `path` is then still there.
 
     Example:
 
@@ -113,32 +95,74 @@ def export_tflite(model: keras.Model, path: str | os.PathLike) -> ExportReport:
     >>> [(row.path, row.tensor_type) for row in report.layers]
     [('conv', 'INT8'), ('head', 'INT4')]
     """
+    _check_call(path, mode=mode, weight_storage=weight_storage)
+    if integer_io and mode != "integer":
+        raise ValueError(
+            "Expected `integer_io` in integer mode only. Received: "
+            f"mode={mode!r}; pass mode='integer'"
+        )
+    decisions(model)
+    layers = quantized_layers(model)
+    _check_calibrated(layers)
+    snapshot = Snapshot(layers)
+    specs = snapshot.specs()
+    converted = convert(model, input_specs(model, input_signature), snapshot)
+    content, rows = patch(
+        converted,
+        specs,
+        mode=mode,
+        integer_io=integer_io,
+        weight_storage=weight_storage,
+        simulate_floats=simulate_activations,
+        strip_names=strip_names,
+    )
+    verification = None
+
+    def verify(temporary_path):
+        nonlocal verification
+        is_exact = mode == "dequantize" and simulate_activations
+        verification = verify_export(
+            model,
+            temporary_path,
+            verify_data,
+            tolerance=_EXACT_TOLERANCE if is_exact else _ROUNDED_TOLERANCE,
+        )
+        _check_agreement(verification, path)
+
+    write_atomically(
+        path, content, check=None if verify_data is None else verify
+    )
+    report = ExportReport(
+        layers=tuple(rows),
+        file_bytes=len(content),
+        mode=mode,
+        weight_storage=weight_storage,
+        storage_costs=storage_costs(specs, mode),
+        verification=verification,
+    )
+    _log_floats(report)
+    return report
+
+
+def _check_call(path: str | os.PathLike, **choices: str) -> None:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Expected the TensorFlow backend to export from. Received: "
             f"{keras.backend.backend()!r}. Save the model, and load and export "
             "it under KERAS_BACKEND=tensorflow"
         )
-    decisions(model)
-    layers = quantized_layers(model)
-    _check_calibrated(layers)
-    hook = _ExportHook()
-    for layer in layers:
-        hook.prepare(layer)
-    content, rows = patch(
-        _convert(model, hook), [_layer_spec(layer, hook) for layer in layers]
-    )
-    write_atomically(path, content)
-    report = ExportReport(layers=tuple(rows), file_bytes=len(content))
-    for row in report.left_in_float:
-        logging.warning(
-            "Layer %r (%s) is stored as %s: %s",
-            row.path,
-            row.format,
-            row.tensor_type,
-            row.reason,
+    for name, value in choices.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(
+                f"Expected `{name}` to be one of {_CHOICES[name]}. "
+                f"Received: {name}={value!r}"
+            )
+    folder = pathlib.Path(path).absolute().parent
+    if not folder.is_dir() or pathlib.Path(path).is_dir():
+        raise ValueError(
+            "Expected the path of a file in a folder that exists. Received: "
+            f"{os.fspath(path)!r}"
         )
-    return report
 
 
 def _check_calibrated(layers: list[QuantizedLayer]) -> None:
@@ -155,47 +179,23 @@ def _check_calibrated(layers: list[QuantizedLayer]) -> None:
         )
 
 
-def _convert(model: keras.Model, hook: _ExportHook) -> bytes:
-    """Converts the model with markers, in float32, to LiteRT."""
-    with tempfile.TemporaryDirectory() as folder:
-        with use_hook(hook):
-            model.export(folder, format="tf_saved_model", verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.allow_custom_ops = True
-        return converter.convert()
+def _check_agreement(
+    verification: VerificationReport, path: str | os.PathLike
+) -> None:
+    if not verification.agrees:
+        raise RuntimeError(
+            "Expected a file that computes what the Keras model does. "
+            f"Received:\n{verification}\n{os.fspath(path)!r} was not written. "
+            "Export without `verify_data` to look into the file"
+        )
 
 
-def _layer_spec(layer: QuantizedLayer, hook: _ExportHook) -> LayerSpec:
-    weights = tuple(
-        _weight_spec(hook.snapped(variable), quantizer)
-        for variable, quantizer in layer.quantized_weights()
-    )
-    quantizer = layer.input_quantizer
-    activation = None
-    if quantizer is not None and quantizer.format is not None:
-        activation = ActivationSpec(quantizer.format, float(quantizer.scale()))
-    return LayerSpec(layer.quantize_config.decision, weights, activation)
-
-
-def _weight_spec(
-    snapped: np.ndarray, quantizer: SwitchableQuantizer
-) -> WeightSpec:
-    number_format = quantizer.format
-    scale = quantizer.scale()
-    codes = snapped / scale
-    if not number_format.is_pass_through:
-        codes = _nearest_codes(codes, number_format.codes())
-    axes = sorted(axis % snapped.ndim for axis in quantizer.channel_axes)
-    if not axes or not number_format.scaled:
-        return WeightSpec(number_format, codes, np.ones(1), None)
-    # Several channel axes, as a depthwise kernel has, count as one.
-    merged = codes.reshape(codes.shape[: axes[0]] + (-1,))
-    return WeightSpec(number_format, merged, scale.reshape(-1), axes[0])
-
-
-def _nearest_codes(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Undoes the rounding of `code * scale / scale`."""
-    above = np.clip(np.searchsorted(codes, values), 1, len(codes) - 1)
-    below = above - 1
-    is_below = values - codes[below] < codes[above] - values
-    return codes[np.where(is_below, below, above)]
+def _log_floats(report: ExportReport) -> None:
+    for row in report.left_in_float:
+        logging.warning(
+            "Layer %r (%s) is stored as %s: %s",
+            row.path,
+            row.format,
+            row.tensor_type,
+            row.reason,
+        )

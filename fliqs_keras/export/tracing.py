@@ -22,6 +22,7 @@ _WEIGHT_INPUTS = {
     "CONV_3D_TRANSPOSE": {1: 3},
     "DEPTHWISE_CONV_2D": {1: 3},
     "FULLY_CONNECTED": {1: 0},
+    "GATHER": {0: -1},
     "TRANSPOSE_CONV": {1: 0},
 }
 _MOVES = {
@@ -99,8 +100,8 @@ class Tracer:
         """Finds the weights of a marker's layer.
 
         The marked tensor is followed through ops that move values to ops that
-        take weights, and past those that hold some of the layer's weights, as
-        long as others are missing.
+        take weights. As long as weights are missing, it is followed through
+        all ops but other markers: a recurrent layer has one behind the other.
 
         Args:
             marker: The marker.
@@ -111,18 +112,21 @@ class Tracer:
         missing = set(weights)
         seen = set()
         pending = collections.deque(marker.outputs)
-        while pending:
-            for op in self._consumers[pending.popleft()]:
+        behind = collections.deque()
+        while pending or (missing and behind):
+            is_near = bool(pending)
+            tensor = (pending or behind).popleft()
+            for op in self._consumers[tensor]:
                 kind = self._graph.kind(op)
                 if id(op) in seen or kind == MARKER:
                     continue
                 seen.add(id(op))
                 found, unknown = self._recognize(op, weights, missing)
                 uses += found
-                others += unknown
+                others += unknown if is_near else []
                 missing -= {use.weight for use in found}
-                if kind in _MOVES or (found and missing):
-                    pending.extend(op.outputs)
+                is_move = is_near and kind in _MOVES
+                (pending if is_move else behind).extend(op.outputs)
         return Trace(tuple(uses), tuple(others))
 
     def _recognize(

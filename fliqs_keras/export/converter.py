@@ -1,0 +1,106 @@
+"""From a Keras model to a float LiteRT file, by TensorFlow's converter."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fliqs_keras import _keras
+from fliqs_keras.export.signature import flatten_outputs
+from fliqs_keras.quantized_layers import CallHook, use_hook
+
+__all__ = ["convert"]
+
+_SIGNATURE = "serving_default"
+_FOREIGN_OP = re.compile(r"\b(?:Flex|tf\.)([A-Z]\w+)")
+
+
+def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
+    """Converts a model in inference, with a hook in its quantized layers.
+
+    The weights are constants of the graph that is traced, which takes a
+    third of the time of a file with variables.
+
+    Args:
+        model: The model.
+        specs: A named `tf.TensorSpec` for each of its inputs, in their
+            structure, as `input_specs` returns them.
+        hook: The hook of its quantized layers. It may put custom ops into
+            the graph.
+
+    Returns:
+        The content of the file. Its one signature has the inputs and outputs
+        by the names of `specs` and of `flatten_outputs`.
+
+    Raises:
+        ValueError: If the model cannot be converted.
+    """
+    leaves = keras.tree.flatten(specs)
+    values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
+
+    @tf.function(input_signature=leaves, autograph=False)
+    def serve(*inputs):
+        inputs = keras.tree.pack_sequence_as(specs, inputs)
+        constants = [(v, tf.constant(value)) for v, value in values]
+        with _keras.SubstituteScope(constants), use_hook(hook):
+            outputs = flatten_outputs(model(inputs, training=False))
+        # An output that is an input would lose one of its two names.
+        return {name: tf.identity(y) for name, y in outputs.items()}
+
+    with tempfile.TemporaryDirectory() as folder, _unrolled(model):
+        graph = _trace(serve)
+        module = tf.Module()
+        module.serve = serve
+        # Of layers that hold variables which are not Keras's.
+        module.others = list(graph.variables)
+        tf.saved_model.save(module, folder, signatures={_SIGNATURE: graph})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.allow_custom_ops = True
+        try:
+            return converter.convert()
+        except Exception as error:
+            raise ValueError(_explain(str(error))) from error
+
+
+def _trace(function: Callable) -> Any:
+    try:
+        return function.get_concrete_function()
+    except ValueError as error:
+        if "unroll" not in str(error):
+            raise
+        raise ValueError(
+            "Expected recurrent layers to have a known number of steps, as "
+            "LiteRT runs them unrolled. Received: sequences of open length. "
+            "Fix it by `input_signature`, or when the model is built"
+        ) from error
+
+
+@contextlib.contextmanager
+def _unrolled(model: keras.Model) -> Iterator[None]:
+    """Has recurrent layers unroll their steps, as LiteRT has no such loop."""
+    layers = [
+        layer
+        for layer in _keras.flatten_layers(model)
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll
+    ]
+    for layer in layers:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False
+
+
+def _explain(message: str) -> str:
+    ops = sorted(set(_FOREIGN_OP.findall(message)))
+    received = f"ops {ops}" if ops else message.strip()[:500]
+    return (
+        "Expected a model of ops that LiteRT has. Received: "
+        f"{received}. Replace the layer that needs them, or leave it out of "
+        "the model and run it outside the file"
+    )

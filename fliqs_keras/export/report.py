@@ -1,0 +1,123 @@
+"""What an export did: each weight, the bytes, and the agreement."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from fliqs_keras.export.results import LayerResult
+from fliqs_keras.export.specs import LayerSpec
+from fliqs_keras.export.storage import storage_of
+from fliqs_keras.export.verification import VerificationReport
+
+__all__ = ["ExportReport", "StorageCost", "storage_costs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageCost:
+    """What one choice of `weight_storage` costs.
+
+    Args:
+        weight_storage: `"compact"` or `"fast"`.
+        bytes: Bytes of all quantized weights, without their scales.
+        decoded_each_time: Number of weights that runtimes decode anew at each
+            inference, which also keeps their ops from the fastest kernels.
+    """
+
+    weight_storage: str
+    bytes: int
+    decoded_each_time: int
+
+
+def storage_costs(
+    specs: Iterable[LayerSpec], mode: str = "dequantize"
+) -> tuple[StorageCost, ...]:
+    """Returns what each choice of `weight_storage` costs for some layers.
+
+    Args:
+        specs: The layers.
+        mode: `"dequantize"` or `"integer"`.
+    """
+    weights = [weight for spec in specs for weight in spec.weights]
+    costs = []
+    for choice in ("compact", "fast"):
+        taken = decoded = 0
+        for weight in weights:
+            storage = storage_of(weight.format, choice, mode)
+            size = weight.codes.size
+            taken += 4 * size if storage is None else storage.nbytes(size)
+            decoded += storage is not None and not storage.is_decoded_once
+        costs.append(StorageCost(choice, taken, decoded))
+    return tuple(costs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What an exported file holds, and how well it agrees.
+
+    Args:
+        layers: A record for each quantized weight: the layer's path, format,
+            tensor type in the file, bytes, kernel, whether it was matched,
+            and the reason if it was not.
+        file_bytes: Size of the file.
+        mode: `"dequantize"` or `"integer"`.
+        weight_storage: `"compact"` or `"fast"`.
+        storage_costs: What either choice of `weight_storage` costs.
+        verification: How the file agrees with the Keras model, if it was
+            verified.
+    """
+
+    layers: tuple[LayerResult, ...]
+    file_bytes: int
+    mode: str = "dequantize"
+    weight_storage: str = "compact"
+    storage_costs: tuple[StorageCost, ...] = ()
+    verification: VerificationReport | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the quantized weights take, without their scales."""
+        return sum(row.bytes for row in self.layers)
+
+    @property
+    def ideal_bytes(self) -> float:
+        """Bytes that the weights would take at the bits of their formats."""
+        return sum(row.ideal_bits for row in self.layers) / 8
+
+    @property
+    def left_in_float(self) -> tuple[LayerResult, ...]:
+        """The weights that could not be stored in low bits."""
+        return tuple(
+            row
+            for row in self.layers
+            if row.format != "FP32"
+            and (not row.matched or row.kernel == "float")
+        )
+
+    def render(self) -> str:
+        """Returns the report as a table of text."""
+        width = max([5, *(len(row.path) for row in self.layers)])
+        lines = [
+            f"{'layer':<{width}}  {'format':<7}{'stored':<9}{'bytes':>11}  "
+            f"{'kernel':<11}{'input':<13}note"
+        ]
+        for row in self.layers:
+            lines.append(
+                f"{row.path:<{width}}  {row.format:<7}{row.tensor_type:<9}"
+                f"{row.bytes:>11,}  {row.kernel:<11}{row.activation:<13}"
+                f"{row.reason}".rstrip()
+            )
+        lines += [
+            f"mode {self.mode}, weight storage {self.weight_storage}",
+            f"weights {self.weight_bytes:,} bytes (at the bits of their "
+            f"formats {self.ideal_bytes:,.0f}), file {self.file_bytes:,} bytes",
+        ]
+        lines += [
+            f"weight storage {cost.weight_storage}: {cost.bytes:,} bytes, "
+            f"{cost.decoded_each_time} weights decoded at each inference"
+            for cost in self.storage_costs
+        ]
+        if self.verification is not None:
+            lines.append(self.verification.render())
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render()

@@ -1,0 +1,219 @@
+"""Files run beside their Keras models, and the figures worked by hand."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from fliqs_keras.export import running
+from fliqs_keras.export.converter import convert
+from fliqs_keras.export.running import run_tflite
+from fliqs_keras.export.signature import flatten_outputs, input_specs
+from fliqs_keras.export.verification import (
+    OutputDifference,
+    VerificationReport,
+    verify_export,
+)
+from fliqs_keras.quantized_layers import CallHook
+
+
+def write(model, path, input_signature=None):
+    specs = input_specs(model, input_signature)
+    path.write_bytes(convert(model, specs, CallHook()))
+    return path
+
+
+def identity_model():
+    x = keras.Input((2,), name="x")
+    dense = layers.Dense(2, use_bias=False, kernel_initializer="identity")
+    return keras.Model(x, dense(x))
+
+
+def forked_model():
+    image = keras.Input((4, 4, 2), name="image")
+    vector = keras.Input((3,), name="vector")
+    features = layers.Flatten()(layers.Conv2D(3, 3)(image))
+    joined = layers.Concatenate()([features, vector])
+    outputs = {"one": layers.Dense(5)(joined), "features": features}
+    return keras.Model({"image": image, "vector": vector}, outputs)
+
+
+def forked_inputs(count=5):
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(count, 4, 4, 2)).astype("float32"),
+        "vector": rng.normal(size=(count, 3)).astype("float32"),
+    }
+
+
+X = np.array([[0, 1], [2, 4]], "float32")
+
+
+def test_differences_worked_by_hand(tmp_path):
+    model = identity_model()
+    path = write(model, tmp_path / "model.tflite")
+    model.layers[1].kernel.assign(1.25 * np.eye(2))
+    report = verify_export(model, path, X)
+    # Keras returns 0, 1.25, 2.5 and 5, the file 0, 1, 2 and 4.
+    expected = OutputDifference("output_0", 1.0, 1 / 5, (0.25 + 0.5 + 1) / 20)
+    for rows in (report.xnnpack, report.builtin):
+        assert rows[0] == pytest.approx(expected)
+    assert report.keras_noise == (OutputDifference("output_0", 1.0, 0.0, 0.0),)
+    assert report.examples == 2
+    assert not report.agrees and "DISAGREES" in str(report)
+
+
+def test_argmax_of_swapped_outputs(tmp_path):
+    model = identity_model()
+    path = write(model, tmp_path / "model.tflite")
+    model.layers[1].kernel.assign([[0, 1], [1, 0]])
+    report = verify_export(model, path, np.float32([[0, 1], [2, 4], [3, 3]]))
+    # Where both elements are the same, the first counts on either side.
+    assert report.xnnpack[0].argmax_agreement == pytest.approx(1 / 3)
+
+
+def test_what_is_no_number_never_agrees(tmp_path):
+    model = identity_model()
+    path = write(model, tmp_path / "model.tflite")
+    model.layers[1].kernel.assign([[1, np.nan], [0, 1]])
+    report = verify_export(model, path, X, tolerance=1e6)
+    assert report.xnnpack[0].mean == np.inf
+    assert not report.agrees
+
+
+@pytest.mark.parametrize(
+    "mean, noise, agrees",
+    [
+        (0.9e-3, [], True),
+        (1.1e-3, [], False),
+        (1.9e-2, [1e-2], True),
+        (2.1e-2, [1e-2], False),
+        (float("inf"), [1e-2], False),
+    ],
+)
+def test_agreement_allows_for_the_noise_of_keras(mean, noise, agrees):
+    good = (OutputDifference("y", 1.0, 0.0, 0.0),)
+    rows = (OutputDifference("y", 1.0, 0.5, mean),)
+    noise = tuple(OutputDifference("y", 1.0, 0.5, mean) for mean in noise)
+    assert VerificationReport(9, 1e-3, good, rows, noise).agrees == agrees
+    assert VerificationReport(9, 1e-3, rows, good, noise).agrees == agrees
+
+
+def batches_with_labels(inputs):
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, np.zeros(5)))
+    return dataset.batch(2)
+
+
+@pytest.mark.parametrize(
+    "as_data", [lambda x: x, batches_with_labels], ids=["arrays", "dataset"]
+)
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_several_inputs_and_outputs(as_data, batch_size, tmp_path):
+    model = forked_model()
+    path = write(model, tmp_path / "model.tflite")
+    data = as_data(forked_inputs())
+    report = verify_export(model, path, data, batch_size=batch_size)
+    assert report.agrees and report.examples == 5
+    assert [row.output for row in report.builtin] == ["features", "one"]
+    assert all(row.largest < 1e-6 for row in report.xnnpack + report.builtin)
+
+
+def test_a_list_of_inputs_and_of_outputs(tmp_path):
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    outputs = [layers.Subtract()([a, b]), layers.Dense(2)(a)]
+    model = keras.Model([a, b], outputs)
+    path = write(model, tmp_path / "model.tflite")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, 3)).astype("float32")
+    assert verify_export(model, path, [x, y]).agrees
+    got = run_tflite(path, {"a": x, "b": y})
+    np.testing.assert_array_equal(got["output_0"], x - y)
+
+
+def test_subclassed_model(tmp_path):
+    class Doubling(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return 2 * self.dense(x)
+
+    model = Doubling()
+    model(X)
+    path = write(model, tmp_path / "model.tflite")
+    assert verify_export(model, path, X).agrees
+
+
+def test_fixed_batch_size(tmp_path):
+    model = forked_model()
+    signature = {
+        "image": tf.TensorSpec((2, 4, 4, 2)),
+        "vector": tf.TensorSpec((2, 3)),
+    }
+    path = write(model, tmp_path / "model.tflite", signature)
+    inputs = forked_inputs()
+    outputs = run_tflite(path, inputs)
+    assert outputs["one"].shape == (5, 5)
+    assert verify_export(model, path, inputs).agrees
+
+
+def test_the_delegate_is_left_out_where_asked(tmp_path, monkeypatch):
+    resolvers = []
+
+    def record(*args, experimental_op_resolver_type, **kwargs):
+        resolvers.append(experimental_op_resolver_type.name)
+        return interpreter(*args, **kwargs)
+
+    interpreter = running.Interpreter
+    path = write(identity_model(), tmp_path / "model.tflite")
+    monkeypatch.setattr(running, "Interpreter", record)
+    verify_export(identity_model(), path, X)
+    assert resolvers == ["AUTO", "BUILTIN_WITHOUT_DEFAULT_DELEGATES"]
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (X[:0], "at least one"),
+        ([], "at least one batch"),
+        ({"x": X, "y": X}, "arrays|batch"),
+    ],
+    ids=["no_examples", "no_batch", "other_structure"],
+)
+def test_data_that_does_not_fit(data, message, tmp_path):
+    model = identity_model()
+    path = write(model, tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match=message):
+        verify_export(model, path, data)
+
+
+def test_file_of_another_model(tmp_path):
+    path = write(forked_model(), tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match=r"\['image', 'vector'\]"):
+        verify_export(identity_model(), path, X)
+    with pytest.raises(ValueError, match="one array of shape"):
+        run_tflite(path, X)
+
+
+def test_input_signature_of_another_structure():
+    with pytest.raises(ValueError, match="in the structure of the inputs"):
+        input_specs(forked_model(), tf.TensorSpec((1, 2)))
+
+
+def test_names_of_inputs_and_outputs():
+    specs = input_specs(forked_model())
+    assert {k: v.name for k, v in specs.items()} == {
+        "image": "image",
+        "vector": "vector",
+    }
+    assert input_specs(identity_model()).name == "x"
+    assert list(flatten_outputs([1, {"a": 2}])) == ["output_0", "output_1"]
+    assert flatten_outputs({"b": 1, "a": 2}) == {"a": 2, "b": 1}
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
