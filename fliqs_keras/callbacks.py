@@ -3,17 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 from absl import logging
-from keras import ops
 
-from fliqs_keras import calibration
-from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
+from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
 from fliqs_keras.costs import BitOps
+from fliqs_keras.format_training import FormatTraining
 from fliqs_keras.formats import Format, parse_format
-from fliqs_keras.loss_probe import LossProbe
 from fliqs_keras.reinforce import Reinforce
 from fliqs_keras.sensitivity import Estimate, Sensitivity
 
@@ -23,17 +20,8 @@ CostTarget = float | tuple[str, float]
 
 _CONTROLLERS = {"reinforce": Reinforce, "sensitivity": Sensitivity}
 
-# The batch-normalization statistics of the result are those of the last
-# steps, all of which are trained in its formats.
-_STATISTICS_SHARE = 0.1
 
-# What probes may cost at most, of the training: an example trained counts as
-# three forward passes.
-_PROBE_SHARE = 0.08
-_PASSES_OF_TRAINING = 3
-
-
-class FormatSearch(keras.callbacks.Callback):
+class FormatSearch(FormatTraining):
     """Searches the formats of a quantized model while it trains.
 
     A controller chooses a format for each decision at each step and learns
@@ -102,12 +90,7 @@ class FormatSearch(keras.callbacks.Callback):
         total_steps: int | None = None,
         seed: int | None = None,
     ):
-        super().__init__()
-        if not 0 <= activation_delay < 1:
-            raise ValueError(
-                "Expected `activation_delay` to be at least 0 and below 1. "
-                f"Received: activation_delay={activation_delay!r}"
-            )
+        super().__init__(cost or BitOps(), data, activation_delay, total_steps)
         self.controller_config = _controller_config(controller)
         if self.controller_config.needs_data and data is None:
             raise ValueError(
@@ -116,41 +99,10 @@ class FormatSearch(keras.callbacks.Callback):
                 "`data=(x[:1024], y[:1024])`, or `controller='reinforce'`"
             )
         self.cost_target = cost_target
-        self.cost = cost or BitOps()
-        self.data = data
-        self.activation_delay = activation_delay
-        self.total_steps = total_steps
         self.seed = seed
-        self.assignment: FormatAssignment | None = None
         self.sensitivity: dict[str, dict[str, Estimate]] | None = None
-        self.history: list[dict[str, float]] = []
 
-    def on_train_begin(self, logs=None):
-        self._decisions = decisions(self.model)
-        total_steps = self._find_total_steps()
-        table = self.cost.table(self.model)
-        self._controller = self._make_controller(table, total_steps)
-        self.target = self._controller.target
-        self._set_formats = FormatSetter(self._decisions)
-        if self.data is not None:
-            self._probe = LossProbe(self.model, self._set_formats, self.data)
-        self._total_steps = total_steps
-        self._batch_size = 0.0
-        self._standing_on = None
-        self._activation_delay_steps = round(
-            self.activation_delay * total_steps
-        )
-        self._window_step = total_steps - round(_STATISTICS_SHARE * total_steps)
-        self._window: calibration.BatchNormWindow | None = None
-        self._step = 0
-        self.history = []
-        self.assignment = None
-        self.sensitivity = None
-        # Metrics exist only after the first batch in `fit`.
-        self._loss_metric = None
-        self._seen = (0.0, 0.0)
-
-    def _make_controller(
+    def make_controller(
         self, table: list[np.ndarray], total_steps: int
     ) -> Controller:
         if all(len(d.formats) < 2 for d in self._decisions):
@@ -159,55 +111,14 @@ class FormatSearch(keras.callbacks.Callback):
                 f"{[f.name for f in self._decisions[0].formats]}. A model in "
                 "one format trains without a search"
             )
+        self.sensitivity = None
         return self.controller_config.controller(
             table, self._resolve_target(table), total_steps, seed=self.seed
         )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._seen = (0.0, 0.0)
-        if not self._controller.settled:
-            calibration.fit_weight_thresholds(self.model)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        controller = self._controller
-        if self._step == self._activation_delay_steps:
-            calibration.fit_weight_thresholds(self.model)
-        if not self._activations_off() and (probes := controller.probes()):
-            calibration.fit_weight_thresholds(self.model)
-            controller.observe(self._probe(probes, self._examples_for(probes)))
-            self._standing_on = None
-        is_last_phase = controller.settled and self._step >= self._window_step
-        if is_last_phase and self._window is None:
-            self._window = calibration.BatchNormWindow(self.model)
-            self._window_step = self._step
-        self._stand_on(controller.choice)
-
-    def on_train_batch_end(self, batch, logs=None):
-        controller = self._controller
-        cost = controller.cost
-        controller.step(-self._batch_loss(), cost)
-        record = {"cost": cost, **controller.metrics()}
-        self.history.append(record)
-        self._step += 1
-        if logs is not None:
-            logs.update(record)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is not None and self.history:
-            logs.update(self.history[-1])
-
-    def on_test_begin(self, logs=None):
-        # Validation within `fit` judges what the search would end on now.
-        if getattr(self, "_controller", None) is not None:
-            self._stand_on(self._controller.best_choice())
-
     def on_train_end(self, logs=None):
-        if self._window is not None:
-            self._window.close(self._step - self._window_step)
-        self._set_formats(self._controller.best_choice())
-        self.assignment = FormatAssignment.from_model(self.model)
         self.sensitivity = self._name_estimates()
-        self._controller = None
+        super().on_train_end(logs)
         logging.info(
             "Search ended at %.6g %s, target %.6g.",
             self.cost(self.model),
@@ -228,42 +139,6 @@ class FormatSearch(keras.callbacks.Callback):
             }
             for decision, row in zip(self._decisions, estimates, strict=True)
         }
-
-    def _stand_on(self, choice: np.ndarray) -> None:
-        wanted = (*choice, self._activations_off())
-        if wanted != self._standing_on:
-            self._set_formats(choice, activations_off=wanted[-1])
-            self._standing_on = wanted
-
-    def _activations_off(self) -> bool:
-        return self._step < self._activation_delay_steps
-
-    def _examples_for(self, probes: list[np.ndarray]) -> float:
-        trained = self._total_steps * self._batch_size
-        return _PROBE_SHARE * _PASSES_OF_TRAINING * trained / len(probes)
-
-    def _batch_loss(self) -> float:
-        """Returns the loss of the batch; `logs` holds the epoch's mean."""
-        if self._loss_metric is None:
-            self._loss_metric = _find_loss_metric(self.model)
-        total = float(ops.convert_to_numpy(self._loss_metric.total))
-        count = float(ops.convert_to_numpy(self._loss_metric.count))
-        seen_total, seen_count = self._seen
-        self._seen = (total, count)
-        self._batch_size = count - seen_count
-        return (total - seen_total) / max(count - seen_count, 1e-12)
-
-    def _find_total_steps(self) -> int:
-        if self.total_steps is not None:
-            return self.total_steps
-        params: dict[str, Any] = self.params or {}
-        if not params.get("steps"):
-            raise ValueError(
-                "Expected to know the number of training steps. Received: "
-                f"steps={params.get('steps')!r} from `fit`. Pass "
-                "`FormatSearch(total_steps=...)`, or `steps_per_epoch` to fit"
-            )
-        return params["steps"] * params["epochs"]
 
     def _resolve_target(self, table: list[np.ndarray]) -> float:
         target = self.cost_target
@@ -286,7 +161,7 @@ class FormatSearch(keras.callbacks.Callback):
         return float(target)
 
 
-class FixedFormats(FormatSearch):
+class FixedFormats(FormatTraining):
     """Trains a quantized model in given formats, as a search does.
 
     Plain `fit` trains a quantized model in the formats it stands on, with
@@ -318,15 +193,10 @@ class FixedFormats(FormatSearch):
         activation_delay: float = 0.125,
         total_steps: int | None = None,
     ):
-        super().__init__(
-            cost_target=float("nan"),
-            controller="reinforce",
-            activation_delay=activation_delay,
-            total_steps=total_steps,
-        )
+        super().__init__(BitOps(), None, activation_delay, total_steps)
         self.given = FormatAssignment(assignment)
 
-    def _make_controller(self, table, total_steps):
+    def make_controller(self, table, total_steps):
         self.given.apply_to(self.model)
         choice = [d.index_of(self.given[d.name]) for d in self._decisions]
         return FixedController(table, choice, total_steps)
@@ -343,14 +213,3 @@ def _controller_config(
             )
         return _CONTROLLERS[controller]()
     return controller
-
-
-def _find_loss_metric(model: keras.Model) -> keras.metrics.Mean:
-    for metric in model.metrics:
-        if metric.name == "loss" and hasattr(metric, "total"):
-            return metric
-    raise ValueError(
-        "Expected the model to track its loss in a metric named 'loss', as "
-        "Keras's own `train_step` does. Received: metrics "
-        f"{[metric.name for metric in model.metrics]}"
-    )
