@@ -5,14 +5,21 @@ from fliqs_keras.formats import Format as Format
 from fliqs_keras.formats import IntFormat as IntFormat
 from fliqs_keras.formats import parse_format as parse_format
 from fliqs_keras.rounding import round_to_format as round_to_format
+from fliqs_keras.quantizers import ActivationQuantizer as ActivationQuantizer
 from fliqs_keras.quantizers import SwitchableQuantizer as SwitchableQuantizer
+from fliqs_keras.quantizers import WeightQuantizer as WeightQuantizer
 from fliqs_keras.quantize_configs import (
     SwitchableQuantizeConfig as SwitchableQuantizeConfig,
+)
+from fliqs_keras.quantize_registry import (
+    register_quantize_config as register_quantize_config,
 )
 from fliqs_keras.search_space import SearchSpace as SearchSpace
 from fliqs_keras.quantize import apply as apply
 from fliqs_keras.assignments import FormatAssignment as FormatAssignment
 from fliqs_keras.costs import BitOps as BitOps
+from fliqs_keras.reports import ModelSummary as ModelSummary
+from fliqs_keras.reports import summary as summary
 from fliqs_keras.calibration import calibrate as calibrate
 from fliqs_keras.calibration import (
     recalibrate_batch_norm as recalibrate_batch_norm,

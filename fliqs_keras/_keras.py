@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.backend import AutocastScope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.models.functional import Functional
 
 Tensor = Any
 
@@ -49,6 +52,28 @@ def master_value(variable: keras.Variable) -> Tensor:
         return keras.ops.convert_to_tensor(variable.value)
 
 
+def stored_value(variable: keras.Variable) -> np.ndarray | None:
+    """Returns what a variable holds now, also while a function is traced.
+
+    Returns `None` where it holds nothing: while Keras only works out shapes,
+    and in `fit`, `evaluate` and `predict` on JAX, which take it out.
+    """
+    value = None if in_symbolic_scope() else variable._value
+    if value is None:
+        return None
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return value.numpy()
+    return np.asarray(value)
+
+
+def holds_layers_openly(layer: keras.layers.Layer) -> bool:
+    """Whether the config of a layer is made of those of its sublayers."""
+    return type(layer) in (keras.Sequential, Functional)
+
+
 @contextlib.contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
     """Lets sublayers be added to a layer that is built already."""
@@ -71,24 +96,57 @@ def flatten_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
         yield from flatten_layers(sublayer)
 
 
-def zero_example(model: keras.Model) -> Any:
-    """Returns a batch of one example of zeros, in the structure of the inputs.
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns the weights that a layer holds itself, not in a sublayer."""
+    others = {
+        id(weight)
+        for sublayer in sublayers(layer)
+        for weight in sublayer.weights
+    }
+    return [weight for weight in layer.weights if id(weight) not in others]
+
+
+def call_on_zeros(model: keras.Model) -> Any:
+    """Calls a model, in inference, on a batch of one example of zeros.
 
     Raises:
         ValueError: If the model does not know the shapes of its inputs.
     """
+    if isinstance(model, Functional | keras.Sequential):
+        # `Sequential.input` needs a call; `inputs` has no structure.
+        is_sequential = isinstance(model, keras.Sequential)
+        inputs = model.inputs[0] if is_sequential else model.input
+        example = keras.tree.map_structure(
+            lambda x: _zeros(model, x.shape, x.dtype), inputs
+        )
+        return model(example, training=False)
+    shapes = model.get_build_config() or {}
+    if "input_shape" in shapes:
+        return model(_zero_structure(model, shapes["input_shape"]))
+    if "shapes_dict" in shapes:
+        arguments = {
+            name.removesuffix("_shape"): _zero_structure(model, shape)
+            for name, shape in shapes["shapes_dict"].items()
+        }
+        return model(**arguments)
+    raise ValueError(
+        f"Expected model {model.name!r} to know the shapes of its inputs. "
+        "Received: a model without them. Call it on a batch of data first"
+    )
 
-    def zeros(tensor):
-        shape = (1, *tensor.shape[1:])
-        if None in shape:
-            raise ValueError(
-                f"Expected model {model.name!r} to have inputs of known shape "
-                "but for the batch. Received: an input of shape "
-                f"{tensor.shape}. Build the model with a fixed input shape"
-            )
-        return keras.ops.zeros(shape, tensor.dtype)
 
-    # `Sequential.input` needs a call; `Functional.inputs` has no structure.
-    is_sequential = isinstance(model, keras.Sequential)
-    inputs = model.inputs[0] if is_sequential else model.input
-    return keras.tree.map_structure(zeros, inputs)
+def _zero_structure(model: keras.Model, shapes: Any) -> Any:
+    return keras.tree.map_shape_structure(
+        lambda shape: _zeros(model, shape, "float32"), shapes
+    )
+
+
+def _zeros(model: keras.Model, shape: tuple[int | None, ...], dtype: str):
+    shape = (1, *shape[1:])
+    if None in shape:
+        raise ValueError(
+            f"Expected model {model.name!r} to have inputs of known shape "
+            f"but for the batch. Received: an input of shape {shape}. Build "
+            "the model with a fixed input shape"
+        )
+    return keras.ops.zeros(shape, dtype)

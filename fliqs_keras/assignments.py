@@ -11,7 +11,11 @@ import numpy as np
 from fliqs_keras.files import write_atomically
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantized_layers import quantized_layers
-from fliqs_keras.quantizers import OFF, SwitchableQuantizer
+from fliqs_keras.quantizers import (
+    OFF,
+    ActivationQuantizer,
+    SwitchableQuantizer,
+)
 
 __all__ = ["FormatAssignment"]
 
@@ -197,12 +201,13 @@ class FormatSetter:
 
         Args:
             indices: Position of a format for each decision.
-            activations_off: Whether input quantizers are switched off.
+            activations_off: Whether activation quantizers are switched off.
         """
         values = []
         for decision, index in zip(self._decisions, indices, strict=True):
             for quantizer in decision.quantizers:
-                is_off = activations_off and not quantizer.channel_axes
+                is_activation = isinstance(quantizer, ActivationQuantizer)
+                is_off = activations_off and is_activation
                 values.append(OFF if is_off else index)
         self._assign(np.asarray(values, dtype="int32"))
 

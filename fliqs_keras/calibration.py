@@ -17,13 +17,19 @@ _VALUES_A_BATCH = 16384
 
 
 class _ActivationObserver(CallHook):
-    """Collects the inputs of quantized layers in place of quantizing them."""
+    """Collects what would be quantized, which passes as it is."""
 
     def __init__(self):
         self.values: dict[int, list[np.ndarray]] = {}
         self.ranges: dict[int, list[float]] = {}
 
     def input(self, layer, quantizer, inputs):
+        return self._observe(quantizer, inputs)
+
+    def output(self, layer, quantizer, outputs):
+        return self._observe(quantizer, outputs)
+
+    def _observe(self, quantizer, inputs):
         x = ops.convert_to_numpy(ops.cast(inputs, "float32"))
         generator = np.random.default_rng(0)
         flat = x.reshape(-1)
@@ -43,6 +49,9 @@ class FixedThresholds(CallHook):
 
     def input(self, layer, quantizer, inputs):
         return quantizer(inputs, training=False)
+
+    def output(self, layer, quantizer, outputs):
+        return quantizer(outputs, training=False)
 
 
 def calibrate(model: keras.Model, data: Any) -> None:
@@ -74,20 +83,18 @@ def calibrate(model: keras.Model, data: Any) -> None:
         for inputs in _batches(data):
             model(inputs, training=False)
     for layer in quantized_layers(model):
-        quantizer = layer.input_quantizer
-        if quantizer is None or id(quantizer) not in observer.values:
-            continue
-        values = np.concatenate(observer.values[id(quantizer)])
-        mean_range = np.mean(observer.ranges[id(quantizer)])
-        quantizer.set_thresholds(values, np.float32(mean_range))
+        for quantizer in layer.activation_quantizers():
+            if id(quantizer) in observer.values:
+                values = np.concatenate(observer.values[id(quantizer)])
+                mean_range = np.mean(observer.ranges[id(quantizer)])
+                quantizer.set_thresholds(values, np.float32(mean_range))
 
 
 def fit_weight_thresholds(model: keras.Model) -> None:
     """Sets the weight thresholds to those of least squared error."""
     for layer in quantized_layers(model):
         for variable, quantizer in layer.quantized_weights():
-            weight = _keras.master_value(variable)
-            quantizer.set_thresholds(weight, quantizer.range_of(weight))
+            quantizer.set_thresholds(_keras.master_value(variable))
 
 
 def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:

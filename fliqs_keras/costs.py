@@ -100,7 +100,10 @@ class _MacCounter(CallHook):
     def input(self, layer, quantizer, inputs):
         return inputs
 
-    def output(self, layer, inputs, outputs):
+    def output(self, layer, quantizer, outputs):
+        return outputs
+
+    def called(self, layer, inputs, outputs):
         config = layer.quantize_config
         macs = config.count_macs(layer, inputs.shape, outputs.shape)
         self.macs[config.decision] = self.macs.get(config.decision, 0) + macs
@@ -120,5 +123,5 @@ def count_macs(model: keras.Model) -> dict[str, int]:
     """
     counter = _MacCounter()
     with use_hook(counter):
-        model(_keras.zero_example(model), training=False)
+        _keras.call_on_zeros(model)
     return {d.name: counter.macs.get(d.name, 0) for d in decisions(model)}

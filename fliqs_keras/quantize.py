@@ -1,48 +1,77 @@
 """From a model to a quantized model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
 from absl import logging
 
 from fliqs_keras import _keras
-from fliqs_keras.formats import Format
-from fliqs_keras.quantize_configs import find_quantize_config
-from fliqs_keras.quantized_layers import quantize_layer, quantized_layers
-from fliqs_keras.search_space import SearchSpace
+from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.model_layers import (
+    ELEMENTWISE_LAYERS,
+    Place,
+    SwitchableConfigs,
+    left_out,
+    walk_layers,
+)
+from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
+from fliqs_keras.quantize_registry import as_switchable, find_quantize_config
+from fliqs_keras.quantized_containers import hold_quantized_layers
+from fliqs_keras.quantized_layers import (
+    make_quantizers,
+    quantize_layer,
+    quantized_layers,
+)
+from fliqs_keras.search_space import Formats, SearchSpace
 
 __all__ = ["apply"]
 
 
 def apply(
     model: keras.Model,
-    search_space: SearchSpace | str | Format | Sequence[str | Format],
+    search_space: SearchSpace | Formats | Mapping[str, Formats],
+    *,
+    quantize_configs: Mapping[str | type, QuantizeConfig] | None = None,
+    inplace: bool = False,
 ) -> keras.Model:
     """Returns a copy of a model whose layers can switch number formats.
 
-    Every dense and convolutional layer of the copy quantizes its weights
+    Every layer of a class that has a quantize config quantizes its weights
     (symmetric, one scale an output channel) and its input (symmetric, one
     scale), to the format that its decision stands on: at first the widest of
-    the search space. Gradients pass straight through. The copy keeps the
-    names and the weights of the layers and is compiled, trained and saved as
-    any Keras model. Layers that hold weights but are left in float are
-    logged with the reason.
+    the search space. These are dense, einsum, embedding and recurrent layers
+    and convolutions of all kinds, wherever they stand: in nested and
+    subclassed models, in attention layers, wrappers and custom layers.
+    Gradients pass straight through. The copy keeps the names and the weights
+    of the layers and is compiled, trained and saved as any Keras model.
+    Weights that stay in float are logged; `fliqs_keras.summary` lists them
+    with the reasons.
 
     Activation thresholds are not known yet: the first training steps set
-    them, or `fliqs_keras.calibrate`. Until then a quantized layer outputs
-    NaN.
+    them, or `fliqs_keras.calibrate`. Until then a quantized layer refuses to
+    be evaluated.
 
     Args:
-        model: A built `keras.Model`. It is left untouched.
-        search_space: A `SearchSpace`, a list of formats or format names, or
-            one format: plain quantization-aware training.
+        model: A built `keras.Model`. It is left untouched, unless `inplace`.
+        search_space: A `SearchSpace`, or a list of formats or format names.
+            One format is plain quantization-aware training, and so is a
+            `FormatAssignment`: each of its layers takes its format, and other
+            layers are left in float.
+        quantize_configs: Quantize configs by the path, the name or the class
+            of layers, which go before those of
+            `fliqs_keras.register_quantize_config`.
+        inplace: Whether `model` itself is quantized and returned. Needed for
+            a subclassed model without a `get_config`.
 
     Returns:
-        The quantized copy, not compiled.
+        The quantized model. A copy is not compiled.
 
     Raises:
         ValueError: If the model is not a built Keras model, is quantized
-            already, or has nothing to quantize, or if a format is unknown.
+            already, cannot be copied or has nothing to quantize, if a format
+            is unknown, or if a config or a pattern fits no layer. The model
+            is then unchanged.
 
     Example:
 
@@ -51,32 +80,77 @@ def apply(
     """
     space = SearchSpace.of(search_space)
     _check_model(model)
-    quantized = _copy_model(model)
-    left_out = []
-    for path, layer in _leaf_layers(quantized):
-        config = find_quantize_config(layer)
-        if config is not None:
-            quantize_layer(layer, config.for_decision(space.formats, path))
-        elif layer.weights:
-            left_out.append((path, type(layer).__name__))
-    layers = quantized_layers(quantized)
-    if not layers:
-        raise ValueError(
-            "Expected a model with at least one Dense, Conv or DepthwiseConv "
-            f"layer to quantize. Received: model {model.name!r} with layers "
-            f"{[type(layer).__name__ for layer in model.layers]}"
-        )
-    for layer in layers:
+    own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
+    quantized = model if inplace else _copy_model(model)
+    choices = _choose_configs(quantized, space, own)
+    # All of them are made, and so checked, before any layer is changed.
+    made = [make_quantizers(c.layer, c.config) for c in choices]
+    for choice, quantizers in zip(choices, made, strict=True):
+        quantize_layer(choice.layer, choice.config, quantizers)
+    hold_quantized_layers(quantized)
+    # What was traced before computes in float.
+    quantized.train_function = None
+    quantized.test_function = None
+    quantized.predict_function = None
+    for layer in quantized_layers(quantized):
         for variable, quantizer in layer.quantized_weights():
-            weight = _keras.master_value(variable)
-            quantizer.set_thresholds(weight, quantizer.range_of(weight))
-    for path, class_name in left_out:
-        logging.info(
-            "Layer %r stays in float: no quantize config for class %s.",
-            path,
-            class_name,
-        )
+            quantizer.set_thresholds(_keras.master_value(variable))
+    _log_left_out(quantized)
     return quantized
+
+
+class _Choice(NamedTuple):
+    layer: keras.layers.Layer
+    config: SwitchableQuantizeConfig
+
+
+def _choose_configs(
+    model: keras.Model, space: SearchSpace, own: SwitchableConfigs
+) -> list[_Choice]:
+    """Returns the layers to quantize, each with its config and formats."""
+    places = list(walk_layers(model, own))
+    _check_own_configs(own, places)
+    candidates = [
+        (place, find_quantize_config(place.layer, own, place.path))
+        for place in places
+    ]
+    candidates = [(p, config) for p, config in candidates if config is not None]
+    if not candidates:
+        raise ValueError(
+            "Expected a model with at least one layer to quantize, such as a "
+            f"Dense or Conv2D. Received: model {model.name!r} with layers "
+            f"{[type(layer).__name__ for layer in model.layers]}. Tell how a "
+            "layer of your own is quantized by "
+            "`fliqs_keras.register_quantize_config`"
+        )
+    space.check_selectors([place.lineage for place, _ in candidates])
+    choices = []
+    for place, config in candidates:
+        formats = space.formats_of(place.lineage)
+        if formats:
+            config = config.for_decision(formats, place.path)
+            choices.append(_Choice(place.layer, config))
+    if not choices:
+        raise ValueError(
+            "Expected a search space that leaves some layer to quantize. "
+            f"Received: {space}, which leaves out all of "
+            f"{[place.path for place, _ in candidates]}"
+        )
+    return choices
+
+
+def _check_own_configs(own: SwitchableConfigs, places: list[Place]) -> None:
+    for key in own:
+        if isinstance(key, type):
+            is_used = any(isinstance(p.layer, key) for p in places)
+        else:
+            is_used = any(key in (p.path, p.layer.name) for p in places)
+        if not is_used:
+            raise ValueError(
+                "Expected every key of `quantize_configs` to be a path, a "
+                "name or a class of a layer of the model. Received: "
+                f"{key!r}, which is none of {[p.path for p in places]}"
+            )
 
 
 def _check_model(model: keras.Model) -> None:
@@ -106,47 +180,38 @@ def _copy_model(model: keras.Model) -> keras.Model:
     classes = {
         type(layer).__name__: type(layer)
         for layer in _keras.flatten_layers(model)
+        if not type(layer).__module__.startswith("keras.")
     }
-    with keras.saving.custom_object_scope(
-        {
-            k: v
-            for k, v in classes.items()
-            if not v.__module__.startswith("keras.")
-        }
-    ):
-        copy = type(model).from_config(model.get_config())
-    if not copy.built:
-        copy.build_from_config(model.get_build_config())
-    copy.set_weights(model.get_weights())
+    try:
+        with keras.saving.custom_object_scope(classes):
+            copy = type(model).from_config(model.get_config())
+        if not copy.built:
+            copy.build_from_config(model.get_build_config())
+        copy.set_weights(model.get_weights())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected a model that can be copied: built anew from its "
+            f"`get_config` and `get_build_config`. Received: model "
+            f"{model.name!r} ({type(model).__name__}), for which this failed "
+            f"({error}). Pass `inplace=True` to quantize the model itself"
+        ) from error
+    layers = zip(
+        _keras.flatten_layers(model), _keras.flatten_layers(copy), strict=True
+    )
+    for layer, layer_copy in layers:
+        # From the top down, because a layer sets those below it, too.
+        if layer.trainable != layer_copy.trainable:
+            layer_copy.trainable = layer.trainable
     return copy
 
 
-def _leaf_layers(
-    model: keras.Model,
-) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields each layer that computes, with its path of layer names."""
-    seen = set()
-    paths = set()
-
-    def visit(layer, path):
-        for sublayer in _keras.sublayers(layer):
-            if id(sublayer) in seen:
-                continue
-            seen.add(id(sublayer))
-            name = f"{path}/{sublayer.name}" if path else sublayer.name
-            if find_quantize_config(sublayer) is None:
-                yield from visit(sublayer, name)
-            if not _keras.sublayers(sublayer):
-                yield _unique(name, paths), sublayer
-
-    yield from visit(model, "")
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    unique = name
-    number = 1
-    while unique in taken:
-        unique = f"{name}_{number}"
-        number += 1
-    taken.add(unique)
-    return unique
+def _log_left_out(model: keras.Model) -> None:
+    for row in left_out(model):
+        is_expected = isinstance(row.layer, ELEMENTWISE_LAYERS)
+        logging.log(
+            logging.DEBUG if is_expected else logging.WARNING,
+            "Weights %s of layer %r stay in float: %s.",
+            [weight.name for weight in row.weights],
+            row.path,
+            row.reason,
+        )

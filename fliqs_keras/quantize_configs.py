@@ -1,10 +1,11 @@
 """Which tensors of a layer are quantized, and by which quantizer."""
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.formats import Format, parse_format
@@ -16,7 +17,16 @@ from fliqs_keras.quantizers import (
 
 __all__ = ["SwitchableQuantizeConfig"]
 
+Axes = Sequence[int]
 Shape = tuple[int | None, ...]
+
+
+def _count_uses(shape: Shape, channel_axes: Axes, output_shape: Shape) -> int:
+    """Counts the uses of all elements of a weight in one example."""
+    if not channel_axes:
+        return math.prod(shape) * math.prod(output_shape[1:-1])
+    channels = math.prod(shape[axis] for axis in channel_axes)
+    return math.prod(shape) * math.prod(output_shape[1:]) // channels
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
@@ -24,12 +34,18 @@ class SwitchableQuantizeConfig(QuantizeConfig):
     """Says how a layer is quantized; a tfmot `QuantizeConfig`.
 
     The defaults fit a layer that multiplies its input by `layer.kernel`
-    whose last axis holds the output channels.
+    whose last axis holds the output channels. Subclasses may override any
+    method; one with arguments of its own must pass `formats` and `decision`
+    on, and be registered with Keras, as anything that is saved.
 
     Args:
-        weights: Names of the attributes that hold the weights.
-        channel_axes: Axes of the output channels in each of the weights.
-        quantize_input: Whether the layer's input is quantized too.
+        weights: Names of the attributes that hold the weights, dotted if
+            they belong to a part of the layer (`"cell.kernel"`).
+        channel_axes: Axes of the output channels, each of which has a scale
+            of its own: of all the weights, or a dictionary by their names.
+        quantize_input: Whether the layer's first input is quantized too.
+        quantize_output: Whether the layer's output is quantized. Fully
+            integer graphs need it where no quantized layer reads the output.
         formats: Formats that the layer may take. `fliqs_keras.apply` fills
             them in from the search space.
         decision: Name of the decision that chooses among `formats`.
@@ -48,15 +64,30 @@ class SwitchableQuantizeConfig(QuantizeConfig):
     def __init__(
         self,
         weights: Sequence[str] = ("kernel",),
-        channel_axes: Sequence[int] = (-1,),
+        channel_axes: Axes | Mapping[str, Axes] = (-1,),
         *,
         quantize_input: bool = True,
+        quantize_output: bool = False,
         formats: Sequence[str | Format] = (),
         decision: str | None = None,
     ):
+        if isinstance(weights, str):
+            raise ValueError(
+                "Expected `weights` to be a sequence of attribute names. "
+                f"Received: weights={weights!r}. Pass [{weights!r}]"
+            )
         self.weights = tuple(weights)
-        self.channel_axes = tuple(channel_axes)
+        if not isinstance(channel_axes, Mapping):
+            channel_axes = dict.fromkeys(self.weights, channel_axes)
+        missing = sorted(set(self.weights) - set(channel_axes))
+        if missing:
+            raise ValueError(
+                "Expected `channel_axes` to hold the axes of every weight. "
+                f"Received: none for {missing}"
+            )
+        self.channel_axes = {k: tuple(v) for k, v in channel_axes.items()}
         self.quantize_input = quantize_input
+        self.quantize_output = quantize_output
         self.formats = tuple(parse_format(f) for f in formats)
         self.decision = decision
 
@@ -78,16 +109,45 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         """Returns the variables to quantize, each with a new quantizer."""
         return [
             (
-                getattr(layer, name),
+                self.get_weight(layer, name),
                 WeightQuantizer(
                     self.formats,
-                    self.channel_axes,
+                    self.get_channel_axes(layer, name),
                     decision=self.decision,
-                    name=f"{name}_quantizer",
+                    name=f"{name.replace('.', '_')}_quantizer",
                 ),
             )
             for name in self.weights
         ]
+
+    def get_weight(
+        self, layer: keras.layers.Layer, name: str
+    ) -> keras.Variable:
+        """Returns the variable that a layer holds under a name.
+
+        Raises:
+            ValueError: If there is none. Under LoRA, for example, a kernel
+                is no variable but a sum.
+        """
+        try:
+            weight = operator.attrgetter(name)(layer)
+        except AttributeError:
+            weight = None
+        if not isinstance(weight, keras.Variable):
+            raise ValueError(
+                f"Expected layer {layer.name!r} ({type(layer).__name__}) to "
+                f"hold a variable {name!r}. Received: {type(weight).__name__}. "
+                "Name the attributes of its variables in "
+                "`SwitchableQuantizeConfig(weights=...)`, or leave the layer "
+                "out with `SearchSpace(exclude=...)`"
+            )
+        return weight
+
+    def get_channel_axes(
+        self, layer: keras.layers.Layer, name: str
+    ) -> tuple[int, ...]:
+        """Returns the axes of the output channels of a weight."""
+        return self.channel_axes[name]
 
     def get_input_quantizer(
         self, layer: keras.layers.Layer
@@ -109,68 +169,137 @@ class SwitchableQuantizeConfig(QuantizeConfig):
     def set_quantize_activations(self, layer, quantize_activations):
         """Does nothing: activations are quantized where they are read."""
 
-    def get_output_quantizers(self, layer):
-        """Returns nothing: outputs are quantized where they are read."""
-        return []
+    def get_output_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[SwitchableQuantizer]:
+        """Returns a new quantizer for the layer's output, or none."""
+        if not self.quantize_output:
+            return []
+        return [
+            ActivationQuantizer(
+                self.formats, decision=self.decision, name="output_quantizer"
+            )
+        ]
 
     def count_macs(
         self, layer: keras.layers.Layer, input_shape: Shape, output_shape: Shape
     ) -> int:
         """Counts the multiplications of one example in one call.
 
-        Each weight is used once at each position of the output, which holds
-        for dense layers and for convolutions, strided, grouped and depthwise
-        ones included.
+        Each weight is used once for each element of the output that belongs
+        to its output channel (the last axis of the output, where no axes are
+        given), which holds for dense layers and for convolutions, strided,
+        grouped and depthwise ones included.
 
         Args:
             layer: The layer.
-            input_shape: Shape of its input, the batch first.
-            output_shape: Shape of its output, the batch first.
+            input_shape: Shape of its first input, the batch first.
+            output_shape: Shape of its first output, the batch first.
 
         Returns:
             The number of multiply-accumulates.
         """
-        is_channels_first = (
-            getattr(layer, "data_format", None) == "channels_first"
+        return sum(
+            _count_uses(
+                self.get_weight(layer, name).shape,
+                self.get_channel_axes(layer, name),
+                output_shape,
+            )
+            for name in self.weights
         )
-        positions = (
-            output_shape[2:] if is_channels_first else output_shape[1:-1]
-        )
-        weights = sum(
-            int(np.prod(getattr(layer, n).shape)) for n in self.weights
-        )
-        return int(np.prod(positions)) * weights
 
     def get_config(self) -> dict[str, Any]:
         return {
             "weights": list(self.weights),
-            "channel_axes": list(self.channel_axes),
+            "channel_axes": {k: list(v) for k, v in self.channel_axes.items()},
             "quantize_input": self.quantize_input,
+            "quantize_output": self.quantize_output,
             "formats": [f.name for f in self.formats],
             "decision": self.decision,
         }
 
 
-_KERNEL = SwitchableQuantizeConfig()
-# A depthwise kernel ends in (input channels, multiplier): one output channel
-# for each pair.
-_DEPTHWISE = SwitchableQuantizeConfig(channel_axes=(-2, -1))
+@keras.saving.register_keras_serializable(package="fliqs_keras")
+class PlainQuantizeConfig(SwitchableQuantizeConfig):
+    """Lets any tfmot `QuantizeConfig` say how a layer is quantized.
 
-_CONFIGS: dict[type, SwitchableQuantizeConfig] = {
-    keras.layers.Dense: _KERNEL,
-    keras.layers.Conv1D: _KERNEL,
-    keras.layers.Conv2D: _KERNEL,
-    keras.layers.Conv3D: _KERNEL,
-    keras.layers.DepthwiseConv1D: _DEPTHWISE,
-    keras.layers.DepthwiseConv2D: _DEPTHWISE,
-}
+    Only the interface of tfmot is asked for. The config brings its own
+    quantizers, `SwitchableQuantizer`s with their formats, in place of those
+    of the search space.
 
+    Args:
+        config: The tfmot `QuantizeConfig`.
+        formats: Those of the search space, not used.
+        decision: Name of the decision that the quantizers belong to.
+    """
 
-def find_quantize_config(
-    layer: keras.layers.Layer,
-) -> SwitchableQuantizeConfig | None:
-    """Returns the config of the layer's class or nearest base, if any."""
-    for base in type(layer).__mro__:
-        if base in _CONFIGS:
-            return _CONFIGS[base]
-    return None
+    def __init__(
+        self,
+        config: QuantizeConfig,
+        *,
+        formats: Sequence[str | Format] = (),
+        decision: str | None = None,
+    ):
+        super().__init__(
+            (), quantize_input=False, formats=formats, decision=decision
+        )
+        self.config = config
+
+    def get_weights_and_quantizers(self, layer):
+        self._refuse_activations(layer)
+        pairs = self.config.get_weights_and_quantizers(layer)
+        return [(weight, self._adopt(layer, q)) for weight, q in pairs]
+
+    def get_output_quantizers(self, layer):
+        quantizers = self.config.get_output_quantizers(layer)
+        return [self._adopt(layer, q) for q in quantizers]
+
+    def count_macs(self, layer, input_shape, output_shape):
+        return sum(
+            _count_uses(weight.shape, quantizer.channel_axes, output_shape)
+            for weight, quantizer in self.config.get_weights_and_quantizers(
+                layer
+            )
+        )
+
+    def _refuse_activations(self, layer: keras.layers.Layer) -> None:
+        if self.config.get_activations_and_quantizers(layer):
+            raise ValueError(
+                "Expected a quantize config without activation quantizers, "
+                "because activations are quantized where they are read. "
+                f"Received: {type(self.config).__name__} for layer "
+                f"{layer.name!r}, whose `get_activations_and_quantizers` "
+                "returns some. Return [] from it, and the quantizer from "
+                "`get_output_quantizers` if the output must be quantized"
+            )
+
+    def _adopt(
+        self, layer: keras.layers.Layer, quantizer: Any
+    ) -> SwitchableQuantizer:
+        if not isinstance(quantizer, SwitchableQuantizer):
+            raise ValueError(
+                "Expected a quantize config to return `SwitchableQuantizer`s. "
+                f"Received: a {type(quantizer).__name__} from "
+                f"{type(self.config).__name__} for layer {layer.name!r}, "
+                "which Keras 3 cannot run. Derive the config from "
+                "`fliqs_keras.SwitchableQuantizeConfig`, or return "
+                "`fliqs_keras.WeightQuantizer(formats, channel_axes)` for a "
+                "weight and `fliqs_keras.ActivationQuantizer(formats)` for an "
+                "output"
+            )
+        quantizer.decision = self.decision
+        return quantizer
+
+    def get_config(self):
+        return {
+            "config": keras.saving.serialize_keras_object(self.config),
+            "formats": [f.name for f in self.formats],
+            "decision": self.decision,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        inner = config["config"]
+        if isinstance(inner, dict):
+            inner = keras.saving.deserialize_keras_object(inner)
+        return cls(**{**config, "config": inner})

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -20,8 +20,6 @@ from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
 from fliqs_keras.quantizers import SwitchableQuantizer
 
 Tensor = Any
-
-_REGISTERED_NAME = "fliqs_keras>QuantizedLayer"
 
 
 class CallHook:
@@ -51,9 +49,18 @@ class CallHook:
         return quantizer(inputs)
 
     def output(
+        self,
+        layer: keras.layers.Layer,
+        quantizer: SwitchableQuantizer,
+        outputs: Tensor,
+    ) -> Tensor:
+        """Returns the tensor that the layer returns."""
+        return quantizer(outputs)
+
+    def called(
         self, layer: keras.layers.Layer, inputs: Tensor, outputs: Tensor
     ) -> None:
-        """Sees what the layer was called with and what it returned."""
+        """Sees what the layer computed on and what it returns."""
 
 
 _QUANTIZE = CallHook()
@@ -77,45 +84,62 @@ class QuantizedLayer:
         quantize_config: The `SwitchableQuantizeConfig`.
         weight_quantizers: A quantizer for each quantized variable.
         input_quantizer: The quantizer of the first input, or `None`.
+        output_quantizer: The quantizer of the first output, or `None`.
+        quantized_weights: A function that returns the quantized variables,
+            each with its quantizer.
     """
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, *args, **kwargs):
         hook = _hook.get() or _QUANTIZE
-        if self.input_quantizer is not None:
-            inputs = hook.input(self, self.input_quantizer, inputs)
+        args, kwargs, inputs = self._quantize_input(hook, args, kwargs)
         substitutes = [
             (variable, hook.weight(self, variable, quantizer))
             for variable, quantizer in self.quantized_weights()
         ]
         with _keras.SubstituteScope(substitutes) as scope:
-            outputs = super().call(inputs, *args, **kwargs)
+            outputs = super().call(*args, **kwargs)
         for loss in scope.losses:
             self.add_loss(loss)
-        hook.output(self, inputs, outputs)
+        if self.output_quantizer is not None:
+            first, *others = _as_list(outputs)
+            first = hook.output(self, self.output_quantizer, first)
+            outputs = type(outputs)([first, *others]) if others else first
+        hook.called(self, inputs, _as_list(outputs)[0])
         return outputs
 
-    def quantized_weights(
-        self,
-    ) -> list[tuple[keras.Variable, SwitchableQuantizer]]:
-        """Returns the quantized variables, each with its quantizer."""
-        return list(
-            zip(self._quantized_variables, self.weight_quantizers, strict=True)
-        )
+    def _quantize_input(self, hook, args, kwargs):
+        """Returns the arguments, and the first tensor of the first one."""
+        args = list(args)
+        holder, key = (args, 0) if args else (kwargs, next(iter(kwargs)))
+        if self.input_quantizer is not None:
+            holder[key] = keras.tree.map_structure(
+                lambda x: hook.input(self, self.input_quantizer, x),
+                holder[key],
+            )
+        return args, kwargs, keras.tree.flatten(holder[key])[0]
+
+    def activation_quantizers(self) -> list[SwitchableQuantizer]:
+        """Returns the quantizers of the input and of the output."""
+        quantizers = (self.input_quantizer, self.output_quantizer)
+        return [q for q in quantizers if q is not None]
 
     def quantizers(self) -> list[SwitchableQuantizer]:
         """Returns all quantizers of the layer."""
-        inputs = [] if self.input_quantizer is None else [self.input_quantizer]
-        return [*self.weight_quantizers, *inputs]
+        return [*self.weight_quantizers, *self.activation_quantizers()]
+
+    def load_own_variables(self, store):
+        if not len(store.keys()) and _keras.own_weights(self):
+            raise ValueError(
+                "Expected the weights of a quantized model. Received: a file "
+                f"without layer {self.name!r} as `fliqs_keras.apply` left it. "
+                "Load the weights of a float model into the float model, and "
+                "call `apply` on that"
+            )
+        super().load_own_variables(store)
 
     def get_config(self):
-        # Keras names a class by where it stands. The generated class stands
-        # nowhere, so the layer is written down as one of its own class.
-        generated = type(self)
-        self.__class__ = generated.__base_class__
-        try:
+        with as_float(self):
             layer = keras.saving.serialize_keras_object(self)
-        finally:
-            self.__class__ = generated
         return {
             "name": self.name,
             "layer": layer,
@@ -140,42 +164,136 @@ class QuantizedLayer:
         return None
 
 
-# So that a file can be loaded before any class was generated.
+def _as_list(structure: Any) -> list:
+    return (
+        list(structure) if isinstance(structure, list | tuple) else [structure]
+    )
+
+
+def generated_class(
+    mixin: type, base: type, prefix: str, registered_name: str
+) -> type:
+    """Returns the subclass of a layer class that a mixin comes first in.
+
+    All classes of one mixin are registered under one name, so that a file
+    can be loaded before any of them was generated; `from_config` reads from
+    the config which layer it is.
+    """
+    generated = type(
+        f"{prefix}{base.__name__}",
+        (mixin, base),
+        {"float_class": base, "__doc__": base.__doc__},
+    )
+    package, name = registered_name.split(">")
+    return keras.saving.register_keras_serializable(package, name)(generated)
+
+
+@contextlib.contextmanager
+def as_float(layer: keras.layers.Layer) -> Iterator[None]:
+    """Gives a layer and all its sublayers their own classes back.
+
+    Keras then writes them down as what they were before `apply`.
+    """
+    generated = [
+        (sublayer, type(sublayer))
+        for sublayer in _keras.flatten_layers(layer)
+        if hasattr(type(sublayer), "float_class")
+    ]
+    try:
+        for sublayer, cls in generated:
+            sublayer.__class__ = cls.float_class
+        yield
+    finally:
+        for sublayer, cls in generated:
+            sublayer.__class__ = cls
+
+
+_REGISTERED_NAME = "fliqs_keras>QuantizedLayer"
 keras.saving.get_custom_objects()[_REGISTERED_NAME] = QuantizedLayer
 
 
 @functools.lru_cache(maxsize=None)
 def _quantized_class(base: type) -> type:
-    generated = type(
-        f"Quantized{base.__name__}",
-        (QuantizedLayer, base),
-        {"__base_class__": base, "__doc__": base.__doc__},
+    return generated_class(QuantizedLayer, base, "Quantized", _REGISTERED_NAME)
+
+
+class LayerQuantizers(NamedTuple):
+    """What a config asks for: checked, not yet part of the layer."""
+
+    weights: list[tuple[keras.Variable, SwitchableQuantizer]]
+    input: SwitchableQuantizer | None
+    output: SwitchableQuantizer | None
+
+
+def make_quantizers(
+    layer: keras.layers.Layer, config: SwitchableQuantizeConfig
+) -> LayerQuantizers:
+    """Makes the quantizers of a layer, which stays as it is.
+
+    Args:
+        layer: A layer whose variables exist.
+        config: Its config, with formats.
+
+    Raises:
+        ValueError: If the layer is quantized already, by Keras or here, or
+            if the config does not fit it.
+    """
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise ValueError(
+            f"Expected float layers. Received: layer {layer.name!r}, which "
+            f"Keras quantized to {layer.quantization_mode!r}. Apply to the "
+            "model as it was before `model.quantize`"
+        )
+    weights = config.get_weights_and_quantizers(layer)
+    outputs = config.get_output_quantizers(layer)
+    if len(outputs) > 1:
+        raise ValueError(
+            "Expected at most one output quantizer. Received: "
+            f"{len(outputs)} for layer {layer.name!r}"
+        )
+    made = LayerQuantizers(
+        weights, config.get_input_quantizer(layer), next(iter(outputs), None)
     )
-    package, name = _REGISTERED_NAME.split(">")
-    return keras.saving.register_keras_serializable(package, name)(generated)
+    quantizers = [q for _, q in weights] + [q for q in made[1:] if q]
+    if len({q.formats for q in quantizers}) > 1:
+        raise ValueError(
+            "Expected the quantizers of one layer to hold the same formats. "
+            f"Received: {[[str(f) for f in q.formats] for q in quantizers]} "
+            f"for layer {layer.name!r}"
+        )
+    return made
 
 
 def quantize_layer(
-    layer: keras.layers.Layer, config: SwitchableQuantizeConfig
+    layer: keras.layers.Layer,
+    config: SwitchableQuantizeConfig,
+    quantizers: LayerQuantizers | None = None,
 ) -> None:
     """Turns a built layer into a quantized one, in place.
 
     Args:
         layer: A layer whose variables exist.
         config: Its config, with formats.
+        quantizers: What `make_quantizers` returned for them.
     """
-    pairs = config.get_weights_and_quantizers(layer)
-    input_quantizer = config.get_input_quantizer(layer)
+    made = quantizers or make_quantizers(layer, config)
     with _keras.unlocked(layer), _name_scopes(layer.path):
-        for variable, quantizer in pairs:
+        for variable, quantizer in made.weights:
             quantizer.build(variable.shape)
-        if input_quantizer is not None:
-            input_quantizer.build(())
+        for quantizer in made[1:]:
+            if quantizer is not None:
+                quantizer.build(())
         layer.quantize_config = config
-        layer.weight_quantizers = [quantizer for _, quantizer in pairs]
-        layer.input_quantizer = input_quantizer
-    # Not an attribute that Keras tracks: the variables are the layer's own.
-    layer._quantized_variables = tuple(variable for variable, _ in pairs)
+        layer.weight_quantizers = [quantizer for _, quantizer in made.weights]
+        layer.input_quantizer = made.input
+        layer.output_quantizer = made.output
+    # Behind a function, because Keras tracks what it finds in attributes, and
+    # the variables have their places already.
+    layer.quantized_weights = functools.partial(list, made.weights)
+    if isinstance(layer, keras.layers.RNN):
+        # `Bidirectional` hands the weights of two layers to a fused kernel,
+        # past the layers and so past their quantizers.
+        layer.use_cudnn = False
     layer.__class__ = _quantized_class(type(layer))
 
 

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from fliqs_keras import rounding, thresholds
+from fliqs_keras import _keras, rounding, thresholds
 from fliqs_keras._tfmot import Quantizer
 from fliqs_keras.formats import Format, parse_format
 
-__all__ = ["SwitchableQuantizer"]
+__all__ = ["ActivationQuantizer", "SwitchableQuantizer", "WeightQuantizer"]
 
 Tensor = Any
 
@@ -145,7 +145,12 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         x = ops.cast(inputs, "float32")
         if training:
             self.follow(x)
-        return ops.cast(self._round(x), inputs.dtype)
+        else:
+            self._require_thresholds()
+        # Integers that are read as numbers do not stay integers.
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        is_float = keras.backend.is_float_dtype(dtype)
+        return ops.cast(self._round(x), dtype if is_float else "float32")
 
     def _round(self, x: Tensor) -> Tensor:
         index = ops.convert_to_tensor(self.index)
@@ -173,16 +178,45 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         Args:
             x: The tensor that is about to be quantized, in float32.
         """
+        self._require_thresholds()
 
-    def set_thresholds(self, values: Tensor, value_range: Tensor) -> None:
+    def _require_thresholds(self) -> None:
+        """Refuses to quantize by thresholds that were never set.
+
+        In a compiled function this runs while it is traced.
+        """
+        index = _keras.stored_value(self.index)
+        if index is None or index < 0:
+            return
+        if np.isnan(_keras.stored_value(self.thresholds)).any():
+            raise ValueError(
+                "Expected thresholds that are set before a tensor is "
+                f"quantized. Received: quantizer {self.path!r}, which has "
+                "seen no data. Train the model, or call "
+                "`fliqs_keras.calibrate(model, data)`, first"
+            )
+
+    def range_of(self, x: Tensor) -> Tensor:
+        """Returns the largest magnitude of a tensor, or of each channel."""
+        rank = len(x.shape)
+        kept = {axis % rank for axis in self.channel_axes}
+        axes = tuple(axis for axis in range(rank) if axis not in kept)
+        return ops.max(ops.abs(x), axis=axes, keepdims=bool(kept))
+
+    def set_thresholds(
+        self, values: Tensor, value_range: Tensor | None = None
+    ) -> None:
         """Sets the thresholds to those of least squared error on `values`.
 
         Args:
             values: Values that the tensor takes. Of the tensor's rank if the
                 quantizer has channels, else of any shape.
             value_range: Largest magnitude of the tensor, for each channel.
+                Defaults to that of `values`.
         """
         values = ops.cast(values, "float32")
+        if value_range is None:
+            value_range = self.range_of(values)
         self._assign(self._least_error(values), value_range)
 
     def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
@@ -294,13 +328,6 @@ class WeightQuantizer(SwitchableQuantizer):
             largest[None],
         )
         self._assign(followed, largest)
-
-    def range_of(self, weight: Tensor) -> Tensor:
-        """Returns the largest magnitude of each channel of a weight."""
-        rank = len(weight.shape)
-        kept = {axis % rank for axis in self.channel_axes}
-        axes = tuple(axis for axis in range(rank) if axis not in kept)
-        return ops.max(ops.abs(weight), axis=axes, keepdims=bool(kept))
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")

@@ -16,6 +16,7 @@ Three kernels cover all grids, each with as few passes as it can have:
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -212,9 +213,11 @@ def round_to_format(
     if threshold is None or not number_format.scaled:
         threshold = number_format.max_code
     # Compilers turn a division by a constant into a multiplication by its
-    # reciprocal, which in float32 rounds otherwise.
+    # reciprocal, which in float32 rounds otherwise. JAX lacks float64 unless
+    # it is told to have it; a compiled scale may then be off by its last bit.
+    wide = "float32" if keras.backend.backend() == "jax" else "float64"
     threshold = ops.convert_to_tensor(threshold, "float32")
-    scale = ops.cast(threshold, "float64") / number_format.max_code
+    scale = ops.cast(threshold, wide) / number_format.max_code
     return round_to_grid(
         x,
         threshold,

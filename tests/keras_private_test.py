@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from fliqs_keras import _keras
@@ -46,21 +47,75 @@ def test_unlocked_layer_takes_a_sublayer():
         layer.more = layers.Dense(1)
 
 
-def test_zero_example_has_the_structure_of_the_inputs():
+class Remember(layers.Layer):
+    """Keeps the shapes that it was called with."""
+
+    def call(self, inputs):
+        self.shapes = keras.tree.map_structure(lambda x: x.shape, inputs)
+        return keras.tree.flatten(inputs)[0]
+
+
+def test_zeros_have_the_structure_of_the_inputs():
     a = keras.Input((2,), name="a")
     b = keras.Input((3,), dtype="int32", name="b")
-    model = keras.Model({"a": a, "b": b}, layers.Dense(1)(a))
-    example = _keras.zero_example(model)
-    assert {k: tuple(v.shape) for k, v in example.items()} == {
-        "a": (1, 2),
-        "b": (1, 3),
-    }
+    remember = Remember()
+    model = keras.Model({"a": a, "b": b}, remember({"a": a, "b": b}))
+    _keras.call_on_zeros(model)
+    shapes = {k: tuple(v) for k, v in remember.shapes.items()}
+    assert shapes == {"a": (1, 2), "b": (1, 3)}
 
 
-def test_zero_example_needs_known_shapes():
+def test_zeros_of_a_subclassed_model_have_the_shape_it_was_called_with():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.remember = Remember()
+
+        def call(self, x):
+            return self.remember(x)
+
+    model = Subclassed()
+    with pytest.raises(ValueError, match="Call it on a batch of data"):
+        _keras.call_on_zeros(model)
+    model(np.zeros((7, 4), "float32"))
+    _keras.call_on_zeros(model)
+    assert tuple(model.remember.shapes) == (1, 4)
+
+
+def test_zeros_need_known_shapes():
     model = keras.Sequential([keras.Input((None, 3)), layers.Dense(1)])
     with pytest.raises(ValueError, match="known shape"):
-        _keras.zero_example(model)
+        _keras.call_on_zeros(model)
+
+
+def test_stored_value_is_read_while_a_function_is_traced():
+    class Read(layers.Layer):
+        def build(self, input_shape):
+            self.scale = self.add_weight(initializer="ones", shape=())
+
+        def call(self, x):
+            self.read = _keras.stored_value(self.scale)
+            return x * self.scale
+
+    layer = Read()
+    keras.Model(x := keras.Input((2,)), layer(x))
+    assert layer.read is None
+    tf.function(layer)(np.zeros((1, 2), "float32"))
+    assert layer.read == 1.0
+
+
+def test_functional_and_sequential_models_hold_layers_openly():
+    x = keras.Input((2,))
+    assert _keras.holds_layers_openly(keras.Model(x, layers.Dense(1)(x)))
+    assert _keras.holds_layers_openly(keras.Sequential())
+    assert not _keras.holds_layers_openly(layers.MultiHeadAttention(1, 1))
+
+
+def test_own_weights_leave_out_those_of_sublayers():
+    layer = layers.LSTM(2)
+    layer.build((None, 3, 4))
+    assert _keras.own_weights(layer) == []
+    assert len(_keras.own_weights(layer.cell)) == 3
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import fliqs_keras
 
 PUBLIC_NAMES = {
+    "ActivationQuantizer",
     "BitOps",
     "ControllerConfig",
     "ExportReport",
@@ -16,16 +17,20 @@ PUBLIC_NAMES = {
     "FormatAssignment",
     "FormatSearch",
     "IntFormat",
+    "ModelSummary",
     "SearchSpace",
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
+    "WeightQuantizer",
     "apply",
     "calibrate",
     "export_tflite",
     "parse_format",
     "recalibrate_batch_norm",
+    "register_quantize_config",
     "round_to_format",
     "run_tflite",
+    "summary",
 }
 
 

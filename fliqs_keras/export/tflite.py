@@ -76,6 +76,13 @@ class _ExportHook(CallHook):
     def input(self, layer, quantizer, inputs):
         return mark(inputs, layer.quantize_config.decision)
 
+    def output(self, layer, quantizer, outputs):
+        raise ValueError(
+            "Expected a model without output quantizers. Received: layer "
+            f"{layer.quantize_config.decision!r}, which has one. They are "
+            "not exported yet"
+        )
+
 
 def export_tflite(model: keras.Model, path: str | os.PathLike) -> ExportReport:
     """Writes a quantized model to a LiteRT file of truly low-bit weights.
