@@ -41,6 +41,12 @@ _TARGET_FORMAT = flags.DEFINE_string(
 _TARGET_FACTOR = flags.DEFINE_float(
     "target_factor", 1.5, "Target as a multiple of that assignment's cost."
 )
+_CONTROLLER = flags.DEFINE_enum(
+    "controller",
+    "sensitivity",
+    ["sensitivity", "reinforce"],
+    "What chooses the formats; 'reinforce' is the paper's.",
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
 _LEARNING_RATE = flags.DEFINE_float(
@@ -76,6 +82,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     quantized = fliqs_keras.apply(float_model, config["formats"])
     search = fliqs_keras.FormatSearch(
         (config["target_format"], config["target_factor"]),
+        data=(dataset.x_train[:1024], dataset.y_train[:1024]),
+        controller=config["controller"],
         seed=config["seed"],
     )
     _fit(quantized, dataset, config, [search])
@@ -196,6 +204,7 @@ def main(argv):
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,
+        "controller": _CONTROLLER.value,
         "epochs": _EPOCHS.value,
         "batch_size": _BATCH_SIZE.value,
         "learning_rate": _LEARNING_RATE.value,

@@ -16,6 +16,7 @@ CONFIG = {
     "formats": ["INT4", "INT8"],
     "target_format": "INT4",
     "target_factor": 1.5,
+    "controller": "sensitivity",
     "epochs": 2,
     "batch_size": 128,
     "learning_rate": 3e-3,
