@@ -62,7 +62,7 @@ def test_models_are_quantized_throughout(name):
         fliqs_keras.apply(model, "INT8")
     )
     weights = [w.path.split("/")[0] for w in model.trainable_weights]
-    kernels = {n for n in weights if not n.endswith("_norm")}
+    kernels = {n for n in weights if not n.endswith(("norm", "positions"))}
     assert set(assignment) == kernels
 
 
