@@ -17,16 +17,8 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, models
+from recipes import common_flags, data, models
 
-_DATASET = flags.DEFINE_enum(
-    "dataset", "digits", data.DATASETS, "Data to train on."
-)
-_IDX_FOLDER = flags.DEFINE_string(
-    "idx_folder",
-    None,
-    "Folder of Fashion-MNIST's original files; not needed with a network.",
-)
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
 )
@@ -46,11 +38,6 @@ _CONTROLLER = flags.DEFINE_enum(
     "sensitivity",
     ["sensitivity", "reinforce"],
     "What chooses the formats; 'reinforce' is the paper's.",
-)
-_EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-3, "Highest learning rate of Adam; it falls to zero."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 _WORKDIR = flags.DEFINE_string(
@@ -198,16 +185,16 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
-        "dataset": _DATASET.value,
-        "idx_folder": _IDX_FOLDER.value,
+        "dataset": common_flags.DATASET.value,
+        "idx_folder": common_flags.IDX_FOLDER.value,
         "model": _MODEL.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,
         "controller": _CONTROLLER.value,
-        "epochs": _EPOCHS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "learning_rate": _LEARNING_RATE.value,
+        "epochs": common_flags.EPOCHS.value,
+        "batch_size": common_flags.BATCH_SIZE.value,
+        "learning_rate": common_flags.LEARNING_RATE.value,
         "seed": _SEED.value,
     }
     workdir = pathlib.Path(_WORKDIR.value)

@@ -1,6 +1,7 @@
 """Compares ways of choosing formats at equal cost and equal training.
 
-    python -m recipes.study --results=docs/study/fashion_mnist.jsonl
+    python -m recipes.study --dataset=fashion_mnist --epochs=1 \\
+        --results=docs/study/fashion_mnist.jsonl
 
 Each run is one line of JSON in the file of results. Runs that the file holds
 already are skipped, so that the study can be stopped and continued, and run
@@ -21,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, models, study_table
+from recipes import common_flags, data, models, study_table
 
 SPACES = {
     "wide": ("INT2", "INT3", "INT4", "INT5", "INT6", "INT7", "INT8"),
@@ -50,14 +51,6 @@ _PROBED = 1024
 _RESULTS = flags.DEFINE_string(
     "results", "runs/study.jsonl", "File that results are added to."
 )
-_DATASET = flags.DEFINE_enum(
-    "dataset", "fashion_mnist", data.DATASETS, "Data to train on."
-)
-_IDX_FOLDER = flags.DEFINE_string(
-    "idx_folder",
-    None,
-    "Folder of Fashion-MNIST's original files; not needed with a network.",
-)
 _NETWORKS = flags.DEFINE_list("networks", list(NETWORKS), "Networks.")
 _SPACES = flags.DEFINE_list("spaces", list(SPACES), "Search spaces.")
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Ways of choosing.")
@@ -67,11 +60,6 @@ _UNIFORM = flags.DEFINE_list(
     "Formats of the method 'uniform'.",
 )
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds.")
-_EPOCHS = flags.DEFINE_integer("epochs", 1, "Epochs.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-3, "Highest learning rate of Adam; it falls to zero."
-)
 for _name, _choices in (
     ("networks", models.MODELS),
     ("spaces", SPACES),
@@ -398,12 +386,14 @@ def main(argv):
     path = pathlib.Path(_RESULTS.value)
     if not _TABLE_ONLY.value:
         settings = Settings(
-            _DATASET.value,
-            _EPOCHS.value,
-            _BATCH_SIZE.value,
-            _LEARNING_RATE.value,
+            common_flags.DATASET.value,
+            common_flags.EPOCHS.value,
+            common_flags.BATCH_SIZE.value,
+            common_flags.LEARNING_RATE.value,
         )
-        dataset = data.load(_DATASET.value, _IDX_FOLDER.value)
+        dataset = data.load(
+            common_flags.DATASET.value, common_flags.IDX_FOLDER.value
+        )
         try:
             study = Study(dataset, settings, path)
         except ValueError as error:
