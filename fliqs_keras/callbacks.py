@@ -32,7 +32,7 @@ class FormatSearch(FormatTraining):
       formats. Then each format of each decision is tried alone, by forward
       passes on `data`, and the formats that are estimated to add least to
       the loss within the target stay for the rest of the training. The
-      passes take 8 % of the training at most.
+      passes take 8 % of the training at most, or one batch each.
     - `"reinforce"`, the controller of the paper (FLIQS): at every step each
       decision samples a format, the model trains one ordinary step with
       them, and a policy learns from the loss of that batch and the cost of
@@ -113,7 +113,15 @@ class FormatSearch(FormatTraining):
             )
         self.sensitivity = None
         return self.controller_config.controller(
-            table, self._resolve_target(table), total_steps, seed=self.seed
+            table,
+            self._resolve_target(table),
+            total_steps,
+            # Not the dearest: a layer may cost nothing in any format.
+            widest=[
+                int(np.argmax([f.bits for f in decision.formats]))
+                for decision in self._decisions
+            ],
+            seed=self.seed,
         )
 
     def on_train_end(self, logs=None):

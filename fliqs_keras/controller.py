@@ -1,8 +1,9 @@
 """What drives a search: choices out, plain numbers in.
 
 A controller knows no Keras. A choice is a position for each decision; what
-it costs is known; how good it is, the controller is told. Two ways of giving
-credit to the decisions are built in: `reinforce` and `sensitivity`.
+it costs is known; how good it is, the controller is told. How it gives credit
+to the decisions is what sets controllers apart: see `reinforce` and
+`sensitivity`.
 """
 
 from collections.abc import Sequence
@@ -97,12 +98,12 @@ class Controller:
         """Returns the numbers to show, such as a reward."""
         return {}
 
-    def sensitivity(self) -> list[np.ndarray] | None:
-        """Returns what each option is estimated to cost in loss, if known.
+    def sensitivity(self) -> list[list[tuple[float, float]]] | None:
+        """Returns what each option is estimated to add to the loss, if known.
 
         Returns:
-            An array of shape `(options, 2)` for each decision: the estimate
-            and its standard error.
+            For each option of each decision a pair: the estimate and its
+            standard error.
         """
         return None
 

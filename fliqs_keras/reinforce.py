@@ -77,6 +77,7 @@ class Reinforce:
         costs: Sequence[np.ndarray],
         target: float,
         total_steps: int,
+        widest: Sequence[int] | None = None,
         seed: int | None = None,
     ) -> "ReinforceController":
         """Returns a controller with these settings.
@@ -85,6 +86,7 @@ class Reinforce:
             costs: Cost of each option of each decision; they add up.
             target: The cost to arrive at.
             total_steps: Number of steps that the search has.
+            widest: Unused: all options are sampled from the start.
             seed: Seed of the samples.
         """
         return ReinforceController(costs, target, total_steps, self, seed)

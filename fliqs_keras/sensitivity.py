@@ -65,6 +65,7 @@ class Sensitivity:
         costs: Sequence[np.ndarray],
         target: float,
         total_steps: int,
+        widest: Sequence[int] | None = None,
         seed: int | None = None,
     ) -> "SensitivityController":
         """Returns a controller with these settings.
@@ -73,9 +74,11 @@ class Sensitivity:
             costs: Cost of each option of each decision; they add up.
             target: The highest cost of the result.
             total_steps: Number of steps that the search has.
+            widest: Option of each decision that harms least. Defaults to the
+                dearest.
             seed: Unused: nothing is sampled.
         """
-        return SensitivityController(costs, target, total_steps, self)
+        return SensitivityController(costs, target, total_steps, self, widest)
 
 
 class SensitivityController(Controller):
@@ -86,6 +89,8 @@ class SensitivityController(Controller):
         target: The highest cost of the result.
         total_steps: Number of steps that the search has.
         config: The settings.
+        widest: Option of each decision to start from and to compare with.
+            Defaults to the dearest.
 
     Example:
 
@@ -106,6 +111,7 @@ class SensitivityController(Controller):
         target: float,
         total_steps: int,
         config: Sensitivity | None = None,
+        widest: Sequence[int] | None = None,
     ):
         super().__init__(costs, target, total_steps)
         self.config = config or Sensitivity()
@@ -113,7 +119,10 @@ class SensitivityController(Controller):
         self._start_step = max(1, round(self.config.start * total_steps))
         self._steps = 0
         self._estimates: list[np.ndarray] | None = None
-        self.choice = np.array([np.argmax(row) for row in self.costs])
+        if widest is None:
+            widest = [int(np.argmax(row)) for row in self.costs]
+        self._widest = np.array(widest)
+        self.choice = self._widest
 
     def probes(self) -> list[np.ndarray]:
         if self.settled or self._steps < self._start_step:
@@ -161,12 +170,11 @@ class SensitivityController(Controller):
         ]
 
     def _alternatives(self) -> list[tuple[int, int]]:
-        widest = [int(np.argmax(row)) for row in self.costs]
         return [
             (decision, option)
             for decision, row in enumerate(self.costs)
             for option in range(len(row))
-            if option != widest[decision]
+            if option != self._widest[decision]
         ]
 
 

@@ -263,6 +263,16 @@ def test_sensitivity_asks_once_and_then_stays():
     assert estimates[0][0].mean == pytest.approx(0.55, rel=0.1)
 
 
+def test_sensitivity_starts_from_the_widest_also_where_nothing_costs():
+    costs = [np.zeros(2), np.array([1.0, 4.0])]
+    controller = SensitivityController(costs, 1.0, 10, widest=[1, 1])
+    controller.step(quality=0.0, cost=4.0)
+    probes = [probe.tolist() for probe in controller.probes()]
+    assert probes == [[1, 1], [0, 1], [1, 0]]
+    controller.observe(np.array([[0.0, 0.1], [0.2, 0.5], [0.3, 0.4]]))
+    assert controller.choice.tolist() == [1, 0]
+
+
 def test_sensitivity_refuses_losses_that_are_not_finite():
     controller = SensitivityController(COSTS, 17.0, 10)
     with pytest.raises(ValueError, match="finite"):
