@@ -108,9 +108,12 @@ def left_out(model: keras.Model) -> list[LeftOut]:
         if isinstance(layer, ELEMENTWISE_LAYERS):
             reason = "elementwise, not a multiplication of matrices"
         elif find_quantize_config(layer) is not None:
-            reason = "left out by the search space when it was quantized"
+            reason = (
+                "was not quantized when `apply` was called: left out by the "
+                "search space, or without a quantize config then"
+            )
         else:
-            name = type(layer).__name__
+            name = getattr(layer, "float_class", type(layer)).__name__
             reason = f"no quantize config is registered for {name}"
         found.append(LeftOut(path, layer, weights, reason))
     return found

@@ -187,6 +187,7 @@ def _copy_model(model: keras.Model) -> keras.Model:
             copy = type(model).from_config(model.get_config())
         if not copy.built:
             copy.build_from_config(model.get_build_config())
+            copy.built = True
         copy.set_weights(model.get_weights())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(

@@ -245,6 +245,12 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
         )
         self.config = config
 
+    def for_decision(self, formats, decision):
+        # Not by way of its config: it need not be one that Keras can save.
+        return PlainQuantizeConfig(
+            self.config, formats=formats, decision=decision
+        )
+
     def get_weights_and_quantizers(self, layer):
         self._refuse_activations(layer)
         pairs = self.config.get_weights_and_quantizers(layer)

@@ -17,7 +17,10 @@ import keras
 
 from fliqs_keras import _keras
 from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
-from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.quantizers import (
+    SwitchableQuantizer,
+    require_quantized_weights,
+)
 
 Tensor = Any
 
@@ -82,7 +85,6 @@ class QuantizedLayer:
 
     Attributes:
         quantize_config: The `SwitchableQuantizeConfig`.
-        weight_quantizers: A quantizer for each quantized variable.
         input_quantizer: The quantizer of the first input, or `None`.
         output_quantizer: The quantizer of the first output, or `None`.
         quantized_weights: A function that returns the quantized variables,
@@ -118,6 +120,11 @@ class QuantizedLayer:
             )
         return args, kwargs, keras.tree.flatten(holder[key])[0]
 
+    @property
+    def weight_quantizers(self) -> list[SwitchableQuantizer]:
+        """A quantizer for each quantized variable."""
+        return [quantizer for _, quantizer in self.quantized_weights()]
+
     def activation_quantizers(self) -> list[SwitchableQuantizer]:
         """Returns the quantizers of the input and of the output."""
         quantizers = (self.input_quantizer, self.output_quantizer)
@@ -128,13 +135,8 @@ class QuantizedLayer:
         return [*self.weight_quantizers, *self.activation_quantizers()]
 
     def load_own_variables(self, store):
-        if not len(store.keys()) and _keras.own_weights(self):
-            raise ValueError(
-                "Expected the weights of a quantized model. Received: a file "
-                f"without layer {self.name!r} as `fliqs_keras.apply` left it. "
-                "Load the weights of a float model into the float model, and "
-                "call `apply` on that"
-            )
+        if _keras.own_weights(self):
+            require_quantized_weights(self.path, store)
         super().load_own_variables(store)
 
     def get_config(self):
@@ -284,7 +286,9 @@ def quantize_layer(
             if quantizer is not None:
                 quantizer.build(())
         layer.quantize_config = config
-        layer.weight_quantizers = [quantizer for _, quantizer in made.weights]
+        # Not a list, of which a TensorFlow checkpoint would save nothing.
+        for number, (_, quantizer) in enumerate(made.weights):
+            setattr(layer, f"weight_quantizer_{number}", quantizer)
         layer.input_quantizer = made.input
         layer.output_quantizer = made.output
     # Behind a function, because Keras tracks what it finds in attributes, and

@@ -1,6 +1,6 @@
 """Quantizers: one tensor, many formats, an index variable that selects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,25 @@ _RANGE_MOMENTUM = 0.99
 _OBSERVATION_RATE = 0.1
 _OBSERVED_EXAMPLES = 8
 _OBSERVED_VALUES = 1024
+
+
+def require_quantized_weights(path: str, store: Mapping) -> None:
+    """Refuses to load from a file that knows no such part of a model.
+
+    Args:
+        path: Path of a layer or a quantizer.
+        store: What a weights file holds for it.
+
+    Raises:
+        ValueError: If that is nothing.
+    """
+    if not len(store.keys()):
+        raise ValueError(
+            "Expected the weights of a quantized model. Received: a file "
+            f"without {path!r} as `fliqs_keras.apply` made it. Load the "
+            "weights of a float model into the float model, and call `apply` "
+            "on that"
+        )
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
@@ -232,14 +251,15 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self.range.assign(ops.reshape(new_range, self.channel_shape))
 
     def _least_error(self, values: Tensor) -> Tensor:
-        rank = len(values.shape)
+        x = ops.convert_to_numpy(values)
+        rank = x.ndim
         kept = sorted(axis % rank for axis in self.channel_axes)
         others = [axis for axis in range(rank) if axis not in kept]
-        flat = ops.transpose(values, others + kept)
-        flat = ops.reshape(flat, (-1, int(np.prod(self.channel_shape))))
-        if flat.shape[0] is None or flat.shape[0] > _OBSERVED_VALUES:
-            flat = thresholds.take_spread(flat, _OBSERVED_VALUES)
-        best = thresholds.least_error_thresholds(flat, self.formats)
+        channels = int(np.prod(self.channel_shape))
+        flat = x.transpose(others + kept).reshape(-1, channels)
+        best = thresholds.least_error_thresholds(
+            *thresholds.count_magnitudes(flat), self.formats
+        )
         return ops.reshape(best, (len(self.formats), *self.channel_shape))
 
     @property
@@ -297,6 +317,10 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         ]
         return threshold / np.float32(number_format.max_code)
 
+    def load_own_variables(self, store):
+        require_quantized_weights(self.path, store)
+        super().load_own_variables(store)
+
     def get_build_config(self):
         return None
 
@@ -339,7 +363,26 @@ class ActivationQuantizer(SwitchableQuantizer):
     (moving averages of them, after the first). Once it quantizes, each
     threshold keeps its proportion to a moving average of the largest
     magnitude, as activations drift while a network trains.
+
+    Args:
+        formats: Formats or their names, at least one.
+        decision: Name of the decision that chooses the format.
+        name: Name of the layer.
     """
+
+    def __init__(
+        self,
+        formats: Sequence[str | Format],
+        *,
+        decision: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(formats, decision=decision, name=name)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["channel_axes"]
+        return config
 
     def follow(self, x: Tensor) -> None:
         largest = self.range_of(x)
@@ -364,7 +407,12 @@ class ActivationQuantizer(SwitchableQuantizer):
         return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
 
     def _observed_thresholds(self, x: Tensor) -> Tensor:
-        best = self._least_error(ops.reshape(x[:_OBSERVED_EXAMPLES], (-1,)))
+        sample = thresholds.take_spread(
+            ops.reshape(x[:_OBSERVED_EXAMPLES], (-1,)), _OBSERVED_VALUES
+        )
+        best = thresholds.least_error_thresholds(
+            *thresholds.count_magnitudes_in_graph(sample), self.formats
+        )[:, 0]
         before = ops.convert_to_tensor(self.thresholds)
         average = before + _OBSERVATION_RATE * (best - before)
         return ops.where(ops.isnan(before), best, average)

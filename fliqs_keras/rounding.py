@@ -57,17 +57,7 @@ def _round_integer(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return ops.round(code) * scale
 
 
-def round_any(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Rounds to the grid of any scaled format, integers included.
-
-    Args:
-        x: A float32 tensor.
-        scale: What a code of one stands for; broadcasts against `x`.
-        grid: The grid; its fields broadcast against `x`, too.
-
-    Returns:
-        A tensor of the shape that the arguments broadcast to.
-    """
+def _round_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     code = ops.clip(x / scale, -grid.max_code, grid.max_code)
     bits = ops.bitwise_and(ops.view(code, "int32"), _EXPONENT_MASK)
     power_of_two = ops.view(bits, "float32")
@@ -99,7 +89,7 @@ def kernel_of(number_format: Format) -> Kernel:
     if number_format.is_integer:
         return _round_integer
     if number_format.min_exponent > _FLOAT32_MIN_EXPONENT:
-        return round_any
+        return _round_float
     return _round_wide_float
 
 

@@ -2,9 +2,15 @@
 
 Switchable clipping (FLIQS): the best threshold depends on the format, so each
 tensor has one for each format. The least mean squared quantization error
-decides, found on a grid of candidates below the largest magnitude.
+decides, among candidates below the largest magnitude.
+
+Magnitudes are counted in bins that divide the range of a channel evenly. The
+error that a candidate makes in a bin is the same for all tensors, so it is
+worked out once for each format; a tensor's error is then one product of its
+counts and this table, and no tensor need be rounded to find its thresholds.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +18,15 @@ import numpy as np
 from keras import ops
 
 from fliqs_keras.formats import Format
-from fliqs_keras.rounding import Grid, grid_table, round_any
 
 Tensor = Any
 
 # Candidate thresholds as fractions of the largest magnitude: eight to the
 # octave down to 1/32, where even INT2 on heavy tails has its best one.
-_FRACTIONS = 2.0 ** (-np.arange(41, dtype="float32") / 8)
+_FRACTIONS = 2.0 ** (-np.arange(41) / 8)
+_BINS = 256
+# Points of a bin at which the error is averaged.
+_POINTS = 16
 
 # Keeps the scale of an all-zero tensor a normal float32 in every format.
 SMALLEST_THRESHOLD = 2.0**-40
@@ -36,41 +44,97 @@ def spread_indices(count: int) -> np.ndarray:
 
 
 def take_spread(values: Tensor, count: int) -> Tensor:
-    """Returns `count` rows of `values`, spread over all of them.
+    """Returns `count` elements of a vector, spread over all of them.
 
     Args:
-        values: A tensor of at least one row; its size may be dynamic.
-        count: How many rows to take. Rows repeat if there are fewer.
+        values: A vector of at least one element; its size may be dynamic.
+        count: How many to take. They repeat if there are fewer.
 
     Returns:
-        A tensor of `count` rows.
+        A vector of `count` elements.
     """
-    rows = ops.cast(ops.shape(values)[0], "float32")
-    position = ops.cast(ops.floor(spread_indices(count) * rows), "int32")
+    size = ops.cast(ops.shape(values)[0], "float32")
+    position = ops.cast(ops.floor(spread_indices(count) * size), "int32")
     last = ops.cast(ops.shape(values)[0], "int32") - 1
     return ops.take(values, ops.minimum(position, last), axis=0)
 
 
-def least_error_thresholds(values: Tensor, formats: Sequence[Format]) -> Tensor:
+def count_magnitudes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the magnitudes of each channel in bins of its range.
+
+    Zeros are not counted: every format has them.
+
+    Args:
+        values: An array of shape `(samples, channels)`.
+
+    Returns:
+        The counts, of shape `(channels, bins)`, and the largest magnitudes,
+        of shape `(channels,)`, both float32.
+    """
+    magnitudes = np.abs(values)
+    largest = magnitudes.max(axis=0).astype("float32")
+    width = np.where(largest > 0, largest, 1) / _BINS
+    bins = np.minimum((magnitudes / width).astype("int64"), _BINS - 1)
+    channels = values.shape[1]
+    flat = bins + np.arange(channels) * _BINS
+    counts = np.bincount(
+        flat[magnitudes > 0], minlength=channels * _BINS
+    ).reshape(channels, _BINS)
+    return counts.astype("float32"), largest
+
+
+def count_magnitudes_in_graph(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Does the same for the vector of a single channel, in a graph."""
+    magnitudes = ops.abs(values)
+    largest = ops.max(magnitudes)
+    width = ops.maximum(largest, SMALLEST_THRESHOLD) / _BINS
+    bins = ops.minimum(ops.cast(magnitudes / width, "int32"), _BINS - 1)
+    # One-hot vectors of what is out of range are zero.
+    bins = ops.where(magnitudes > 0, bins, -1)
+    counts = ops.sum(ops.one_hot(bins, _BINS, dtype="float32"), axis=0)
+    return counts[None, :], largest[None]
+
+
+def least_error_thresholds(
+    counts: Tensor, largest: Tensor, formats: Sequence[Format]
+) -> Tensor:
     """Finds the threshold of least squared error for each format and channel.
 
     Args:
-        values: A float32 tensor of shape `(samples, channels)`.
+        counts: Counts of magnitudes, of shape `(channels, bins)`.
+        largest: Largest magnitudes, of shape `(channels,)`.
         formats: The formats. Those that are not scaled have no threshold to
             find; what is returned for them has no meaning.
 
     Returns:
         A float32 tensor of shape `(len(formats), channels)`.
     """
-    # Axes: formats, candidates, samples, channels. One formula for all
-    # formats keeps the graph small, which a compiled training step needs.
-    grid = Grid(*grid_table(formats).T[..., None, None, None])
-    largest = ops.max(ops.abs(values), axis=0)
-    candidates = largest[None, :] * _FRACTIONS[:, None]
+    tables = np.concatenate([_error_table(f) for f in formats], axis=1)
+    error = ops.matmul(counts, tables)
+    error = ops.reshape(error, (-1, len(formats), _FRACTIONS.size))
+    error = ops.transpose(error, (1, 2, 0))
+    candidates = largest[None, :] * _FRACTIONS.astype("float32")[:, None]
     candidates = ops.maximum(candidates, SMALLEST_THRESHOLD)
-    rounded = round_any(values, candidates[:, None, :] / grid.max_code, grid)
-    error = ops.sum(ops.square(rounded - values), axis=2)
     # Not an argmin and a gather, which XLA compiles slowly. Of equal errors
     # the widest threshold wins.
     is_best = error <= ops.min(error, axis=1, keepdims=True)
     return ops.max(ops.where(is_best, candidates, 0.0), axis=1)
+
+
+@functools.lru_cache(maxsize=None)
+def _error_table(number_format: Format) -> np.ndarray:
+    """Returns the mean squared error of each bin under each candidate.
+
+    The range is one. Of shape `(bins, candidates)`.
+    """
+    points = (np.arange(_BINS * _POINTS) + 0.5) / (_BINS * _POINTS)
+    scale = _FRACTIONS / number_format.max_code
+    code = np.minimum(points[:, None] / scale, number_format.max_code)
+    _, exponent = np.frexp(code)
+    step = 2.0 ** (
+        np.maximum(exponent - 1, number_format.min_exponent)
+        - number_format.mantissa_bits
+    )
+    error = (np.round(code / step) * step * scale - points[:, None]) ** 2
+    error = error.reshape(_BINS, _POINTS, -1).mean(axis=1)
+    return error.astype("float32")

@@ -265,7 +265,7 @@ def test_sensitivity_asks_once_and_then_stays():
 
 def test_sensitivity_starts_from_the_widest_also_where_nothing_costs():
     costs = [np.zeros(2), np.array([1.0, 4.0])]
-    controller = SensitivityController(costs, 1.0, 10, widest=[1, 1])
+    controller = SensitivityController(costs, 1.0, 4, widest=[1, 1])
     controller.step(quality=0.0, cost=4.0)
     probes = [probe.tolist() for probe in controller.probes()]
     assert probes == [[1, 1], [0, 1], [1, 0]]

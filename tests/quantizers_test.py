@@ -7,9 +7,14 @@ import pytest
 import tensorflow as tf
 
 from fliqs_keras import _tfmot, quantizers
+from fliqs_keras.formats import parse_format
 from fliqs_keras.quantizers import ActivationQuantizer, WeightQuantizer
 from fliqs_keras.rounding import round_to_format
-from fliqs_keras.thresholds import least_error_thresholds
+from fliqs_keras.thresholds import (
+    count_magnitudes,
+    count_magnitudes_in_graph,
+    least_error_thresholds,
+)
 
 FORMATS = ["INT2", "INT4", "E4M3", "BF16", "FP32"]
 
@@ -19,8 +24,9 @@ def make_values(shape=(64, 6), seed=0):
     return values.astype("float32")
 
 
-def make_quantizer(kind=quantizers.SwitchableQuantizer, axes=(-1,)):
-    quantizer = kind(FORMATS, axes)
+def make_quantizer(kind=quantizers.SwitchableQuantizer):
+    axes = () if kind is ActivationQuantizer else ([-1],)
+    quantizer = kind(FORMATS, *axes)
     quantizer.build((64, 6))
     return quantizer
 
@@ -79,22 +85,45 @@ def test_foreign_format_is_refused():
         make_quantizer().set_format("INT3")
 
 
-@pytest.mark.parametrize("name", ["INT2", "INT3", "INT4", "INT8", "E2M1"])
-def test_threshold_is_near_that_of_a_fine_search(name):
-    x = make_values((4000, 1))
-    [threshold] = least_error_thresholds(x, [_parse(name)]).numpy()
+def rounding_error(x, name, threshold):
+    rounded = round_to_format(x, name, np.float32(threshold)).numpy()
+    return np.mean((rounded - x) ** 2)
 
-    def error(t):
-        rounded = round_to_format(x, name, np.float32(t)).numpy()
-        return np.mean((rounded - x) ** 2)
 
-    best = min(error(t) for t in np.linspace(0.05, np.abs(x).max(), 400))
+DISTRIBUTIONS = {
+    "normal": lambda generator: generator.normal(size=4000),
+    "uniform": lambda generator: generator.uniform(-1, 1, size=4000),
+    "heavy_tails": lambda generator: generator.standard_t(3, size=4000),
+    "half_zeros": lambda generator: np.maximum(generator.normal(size=4000), 0),
+}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    "name", ["INT2", "INT3", "INT4", "INT8", "INT16", "E2M1", "E4M3"]
+)
+def test_threshold_is_near_that_of_a_fine_search(name, distribution):
+    generator = np.random.default_rng(0)
+    x = DISTRIBUTIONS[distribution](generator).astype("float32")
+    [[threshold]] = least_error_thresholds(
+        *count_magnitudes(x[:, None]), [parse_format(name)]
+    ).numpy()
+    best = min(
+        rounding_error(x, name, t)
+        for t in np.abs(x).max() * np.linspace(0.03, 1, 200)
+    )
     # Candidates are 9 % apart, which is within a tenth of the least error.
-    assert error(threshold[0]) <= 1.1 * best
+    assert rounding_error(x, name, threshold) <= 1.1 * best
 
 
-def _parse(name):
-    return quantizers.parse_format(name)
+def test_magnitudes_are_counted_alike_in_a_graph():
+    x = make_values((500, 1))
+    x[::7] = 0
+    counts, largest = count_magnitudes(x)
+    in_graph = tf.function(count_magnitudes_in_graph)(x[:, 0])
+    np.testing.assert_array_equal(counts.sum(), (x != 0).sum())
+    np.testing.assert_array_equal(in_graph[0], counts)
+    np.testing.assert_array_equal(in_graph[1], largest)
 
 
 def test_thresholds_of_an_all_zero_tensor_are_usable():
@@ -127,7 +156,7 @@ def test_weights_that_were_zero_are_not_clipped():
 
 
 def test_activation_thresholds_are_unset_until_training_sees_data():
-    quantizer = make_quantizer(ActivationQuantizer, ())
+    quantizer = make_quantizer(ActivationQuantizer)
     quantizer.set_format("INT4")
     x = make_values()
     with pytest.raises(ValueError, match="seen no data"):
@@ -136,14 +165,17 @@ def test_activation_thresholds_are_unset_until_training_sees_data():
     assert np.isfinite(quantizer(x, training=True)).all()
     assert quantizer.is_calibrated
     # Observed on the first eight examples.
-    [best] = least_error_thresholds(
-        x[:8].reshape(-1, 1), [_parse("INT4")]
-    ).numpy()
-    np.testing.assert_allclose(quantizer.thresholds[1], best[0], rtol=1e-6)
+    seen = x[:8]
+    best = min(
+        rounding_error(seen, "INT4", t)
+        for t in np.abs(seen).max() * np.linspace(0.03, 1, 200)
+    )
+    threshold = quantizer.thresholds[1]
+    assert rounding_error(seen, "INT4", threshold) <= 1.1 * best
 
 
 def test_activation_thresholds_follow_a_moving_average():
-    quantizer = make_quantizer(ActivationQuantizer, ())
+    quantizer = make_quantizer(ActivationQuantizer)
     x = make_values()
     quantizer(x, training=True)
     before = quantizer.thresholds.numpy()

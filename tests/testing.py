@@ -149,8 +149,10 @@ def check_training(model, x, jit_compile):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max())
 
 
-def run_layer_test(kind, layer, x, tmp_path, calls=1, jit_compile=False):
+def run_layer_test(kind, layer, x, tmp_path, calls=1):
     """Quantizes a layer in a model of some kind and checks everything."""
+    # JAX compiles with XLA or not at all; TensorFlow is tried both ways.
+    jit_compile = kind == "functional" or keras.backend.backend() == "jax"
     original = build_model(kind, layer, x, calls)
     before = original.get_weights()
     float_outputs = run(original, x)

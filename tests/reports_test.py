@@ -1,0 +1,73 @@
+"""The summary of a quantized model, against numbers worked by hand."""
+
+import sys
+
+import keras
+import pytest
+from keras import layers
+
+import fliqs_keras
+
+
+def build_net():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="stem")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(5, use_bias=False, name="head")(x))
+
+
+def test_summary_by_hand():
+    model = fliqs_keras.apply(build_net(), {"stem": "INT4", "head": "E4M3"})
+    summary = fliqs_keras.summary(model)
+    stem, head = summary.quantized
+    assert (stem.path, stem.layer_class) == ("stem", "Conv2D")
+    assert (stem.weight_format, stem.activation_format) == ("INT4", "INT4")
+    assert stem.parameters == 3 * 3 * 3 * 4 + 4
+    assert stem.macs == 6 * 6 * 3 * 3 * 3 * 4
+    # Half a byte for each weight, four for each bias.
+    assert stem.bytes == 108 // 2 + 4 * 4
+    assert (head.weight_format, head.bytes, head.macs) == ("E4M3", 20, 20)
+    [norm] = summary.left_out
+    assert (norm.path, norm.parameters, norm.bytes) == ("norm", 16, 64)
+    assert "elementwise" in norm.reason
+
+
+def test_table_shows_every_layer():
+    model = fliqs_keras.apply(build_net(), {"stem": "INT4", "head": "E4M3"})
+    lines = str(fliqs_keras.summary(model)).splitlines()
+    assert lines == [
+        "layer  class   weights  activations  parameters   MACs  bytes",
+        "stem   Conv2D  INT4     INT4                112  3,888     70",
+        "head   Dense   E4M3     E4M3                 20     20     20",
+        "",
+        "Bytes of all weights: 154",
+        "",
+        "left in float  class               parameters  reason",
+        "norm           BatchNormalization          16  "
+        "elementwise, not a multiplication of matrices",
+    ]
+
+
+def test_macs_are_unknown_where_the_size_of_the_input_is():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
+    summary = fliqs_keras.summary(fliqs_keras.apply(model, "INT8"))
+    assert [row.macs for row in summary.quantized] == [None]
+    assert "?" in summary.render()
+
+
+def test_model_summary_of_keras_still_works():
+    lines = []
+    model = fliqs_keras.apply(build_net(), "INT4")
+    model.summary(print_fn=lines.append)
+    assert "QuantizedConv2D" in "".join(lines)
+
+
+def test_float_model_is_refused():
+    with pytest.raises(ValueError, match="Call `fliqs_keras.apply`"):
+        fliqs_keras.summary(build_net())
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
