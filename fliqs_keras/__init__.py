@@ -24,7 +24,9 @@ from fliqs_keras.calibration import calibrate as calibrate
 from fliqs_keras.calibration import (
     recalibrate_batch_norm as recalibrate_batch_norm,
 )
-from fliqs_keras.controller import ControllerConfig as ControllerConfig
+from fliqs_keras.reinforce import Reinforce as Reinforce
+from fliqs_keras.sensitivity import Sensitivity as Sensitivity
+from fliqs_keras.callbacks import FixedFormats as FixedFormats
 from fliqs_keras.callbacks import FormatSearch as FormatSearch
 from fliqs_keras.export.running import run_tflite as run_tflite
 from fliqs_keras.export.verification import (

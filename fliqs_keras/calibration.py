@@ -41,7 +41,7 @@ class _ActivationObserver(CallHook):
         return inputs
 
 
-class _StatisticsOnly(CallHook):
+class FixedThresholds(CallHook):
     """Quantizes without moving thresholds, although layers are training."""
 
     def weight(self, layer, variable, quantizer):
@@ -113,7 +113,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
     """
     window = BatchNormWindow(model)
     steps = 0
-    with use_hook(_StatisticsOnly()):
+    with use_hook(FixedThresholds()):
         for inputs in _batches(data):
             model(inputs, training=True)
             steps += 1

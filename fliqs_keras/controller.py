@@ -1,181 +1,138 @@
-"""The controller: samples choices, learns from their rewards, settles.
+"""What drives a search: choices out, plain numbers in.
 
-It knows no Keras: a choice is a position for each decision.
+A controller knows no Keras. A choice is a position for each decision; what
+it costs is known; how good it is, the controller is told. How it gives credit
+to the decisions is what sets controllers apart: see `reinforce` and
+`sensitivity`.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from fliqs_keras.policies import CategoricalPolicy
-from fliqs_keras.rewards import absolute_reward
-from fliqs_keras.schedules import cosine_schedule
-from fliqs_keras.selection import best_within_budget
-
-__all__ = ["Controller", "ControllerConfig"]
+from fliqs_keras.selection import best_within_budget, cost_of
 
 # A final choice that costs less leaves budget unused.
-_SMALLEST_SHARE_OF_TARGET = 0.9
-
-
-@dataclasses.dataclass(frozen=True)
-class ControllerConfig:
-    """Settings of the FLIQS controller.
-
-    Args:
-        delay: Share of the steps before the policy is updated. The formats
-            are then sampled evenly, and only the baseline moves, so that the
-            reward is stable when the policy begins to learn from it.
-        learning_rate: Learning rate of the policy's Adam.
-        penalty: Weight of the relative distance of the cost from its target
-            in the reward.
-        baseline_momentum: Momentum of the moving average of the reward.
-        entropy_weight: Weight of the policy's entropy at the end.
-        reward: `reward(quality, cost, target, penalty)`.
-        entropy_schedule: `schedule(progress, entropy_weight)`.
-
-    Raises:
-        ValueError: If a number is out of its range.
-    """
-
-    delay: float = 0.25
-    learning_rate: float = 0.02
-    penalty: float = 1.0
-    baseline_momentum: float = 0.99
-    entropy_weight: float = 0.5
-    reward: Callable[[float, float, float, float], float] = absolute_reward
-    entropy_schedule: Callable[[float, float], float] = cosine_schedule
-
-    def __post_init__(self):
-        for name in ("delay", "baseline_momentum"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"Expected `{name}` to be at least 0 and below 1. "
-                    f"Received: {name}={value!r}"
-                )
-        if not self.learning_rate > 0:
-            raise ValueError(
-                "Expected `learning_rate` to be positive. Received: "
-                f"learning_rate={self.learning_rate!r}"
-            )
+_SMALLEST_SHARE_OF_TARGET = 0.97
 
 
 class Controller:
-    """Searches the options of decisions by REINFORCE (FLIQS, TuNAS).
+    """Chooses an option for each decision, and learns from what follows.
+
+    At each training step the caller
+
+    1. measures what each of `probes()` loses, all on the same data, and hands
+       the losses to `observe` (there are probes at few steps, or at none);
+    2. trains one step with `choice`;
+    3. tells `step` how good that was and what it cost.
+
+    Once `settled` is true, `choice` no longer changes.
 
     Args:
         costs: Cost of each option of each decision; they add up.
-        target: The cost to arrive at.
+        target: The highest cost of the result.
         total_steps: Number of steps that the search has.
-        config: The settings.
-        seed: Seed of the samples.
 
-    Example:
-
-    >>> costs = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
-    >>> controller = Controller(costs, target=3.0, total_steps=100)
-    >>> for _ in range(100):
-    ...     choice = controller.choice
-    ...     controller.step(quality=float(choice[0]), cost=controller.cost)
-    >>> controller.best_choice()
-    array([1, 0])
+    Raises:
+        ValueError: If no choice meets the target.
     """
 
     def __init__(
-        self,
-        costs: Sequence[np.ndarray],
-        target: float,
-        total_steps: int,
-        config: ControllerConfig | None = None,
-        seed: int | None = None,
+        self, costs: Sequence[np.ndarray], target: float, total_steps: int
     ):
-        self.config = config or ControllerConfig()
+        self.costs = [np.asarray(row, dtype="float64") for row in costs]
         self.target = target
-        self._costs = [np.asarray(row, dtype="float64") for row in costs]
-        self._total_steps = total_steps
-        self._delay_steps = round(self.config.delay * total_steps)
-        self._steps = 0
-        self._generator = np.random.default_rng(seed)
-        self.policy = CategoricalPolicy(
-            [len(row) for row in self._costs], self.config.learning_rate
-        )
-        self.baseline: float | None = None
-        self.reward: float | None = None
-        self.choice = self.policy.sample(self._generator)
-
-    def cost_of(self, choice: np.ndarray) -> float:
-        """Returns the cost of a choice."""
-        return float(
-            sum(row[i] for row, i in zip(self._costs, choice, strict=True))
+        self.total_steps = total_steps
+        self.choice: np.ndarray | None = None
+        self.settled = False
+        dearest = best_within_budget(self.costs, self.costs, target)
+        if dearest is None:
+            raise ValueError(
+                "Expected a target that the cheapest choice meets. Received: "
+                f"target={target}, cheapest choice "
+                f"{sum(row.min() for row in self.costs)}"
+            )
+        # What a final choice costs at least, unless the space has none such.
+        self._floor = min(
+            _SMALLEST_SHARE_OF_TARGET * target, cost_of(dearest, self.costs)
         )
 
     @property
     def cost(self) -> float:
         """Cost of the current choice."""
-        return self.cost_of(self.choice)
+        return cost_of(self.choice, self.costs)
 
-    @property
-    def entropy(self) -> float:
-        """Mean entropy of the decisions, in nats."""
-        return self.policy.entropy()
+    def probes(self) -> list[np.ndarray]:
+        """Returns the choices whose losses the controller asks for now."""
+        return []
 
-    def step(self, quality: float, cost: float) -> np.ndarray:
-        """Learns from the current choice and makes the next one.
+    def observe(self, losses: np.ndarray) -> None:
+        """Learns what the probes lose.
 
         Args:
-            quality: What the current choice is to make large, such as minus
-                the loss of the batch that was trained with it.
-            cost: What the current choice costs.
+            losses: A matrix with a row for each of `probes()` and a column
+                for each batch, the same batches in every row.
+        """
+
+    def step(self, quality: float, cost: float) -> np.ndarray:
+        """Learns from a training step with `choice`; makes the next choice.
+
+        Args:
+            quality: What is to be large, such as minus the loss of the batch.
+            cost: What the choice costs.
 
         Returns:
-            The next choice, which is then `controller.choice`.
+            The next choice, which is then `choice`.
         """
-        config = self.config
-        self.reward = config.reward(quality, cost, self.target, config.penalty)
-        if self.baseline is None:
-            self.baseline = self.reward
-        if self._steps >= self._delay_steps:
-            updates = max(self._total_steps - self._delay_steps - 1, 1)
-            progress = (self._steps - self._delay_steps) / updates
-            self.policy.update(
-                self.choice,
-                advantage=self.reward - self.baseline,
-                entropy_weight=config.entropy_schedule(
-                    min(progress, 1.0), config.entropy_weight
-                ),
-            )
-        momentum = config.baseline_momentum
-        self.baseline += (1 - momentum) * (self.reward - self.baseline)
-        self._steps += 1
-        self.choice = self.policy.sample(self._generator)
+        raise NotImplementedError
+
+    def best_choice(self) -> np.ndarray:
+        """Returns the choice that the search would end on now.
+
+        It meets the target. It costs no less than 97 % of it where the space
+        has such a choice.
+        """
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the numbers to show, such as a reward."""
+        return {}
+
+    def sensitivity(self) -> list[list[tuple[float, float]]] | None:
+        """Returns what each option is estimated to add to the loss, if known.
+
+        Returns:
+            For each option of each decision a pair: the estimate and its
+            standard error.
+        """
+        return None
+
+    def _best(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the choice of the highest total score within the target."""
+        return best_within_budget(scores, self.costs, self.target, self._floor)
+
+
+class FixedController(Controller):
+    """Stays on one choice.
+
+    Args:
+        costs: Cost of each option of each decision; they add up.
+        choice: The choice.
+        total_steps: Number of training steps.
+    """
+
+    def __init__(
+        self,
+        costs: Sequence[np.ndarray],
+        choice: Sequence[int],
+        total_steps: int,
+    ):
+        super().__init__(costs, cost_of(choice, costs), total_steps)
+        self.choice = np.asarray(choice)
+        self.settled = True
+
+    def step(self, quality: float, cost: float) -> np.ndarray:
         return self.choice
 
     def best_choice(self) -> np.ndarray:
-        """Returns the choice that the search ends on.
-
-        The most likely option of each decision, as the paper has it, if that
-        meets the target and uses nine tenths of it. Otherwise the most likely
-        choice that does, and if there is none, the dearest one within the
-        target.
-
-        Raises:
-            ValueError: If no choice meets the target.
-        """
-        dearest = best_within_budget(self._costs, self._costs, self.target)
-        if dearest is None:
-            raise ValueError(
-                "Expected a target that the cheapest choice meets. Received: "
-                f"target={self.target}, cheapest choice "
-                f"{sum(row.min() for row in self._costs)}"
-            )
-        floor = min(
-            _SMALLEST_SHARE_OF_TARGET * self.target, self.cost_of(dearest)
-        )
-        mode = self.policy.mode()
-        if floor <= self.cost_of(mode) <= self.target:
-            return mode
-        return best_within_budget(
-            self.policy.log_probabilities(), self._costs, self.target, floor
-        )
+        return self.choice

@@ -9,6 +9,11 @@ from scipy import optimize, sparse
 _TOLERANCE = 1e-9
 
 
+def cost_of(choice: np.ndarray, costs: Sequence[np.ndarray]) -> float:
+    """Returns the cost of a choice, a position for each decision."""
+    return float(sum(row[i] for row, i in zip(costs, choice, strict=True)))
+
+
 def best_within_budget(
     scores: Sequence[np.ndarray],
     costs: Sequence[np.ndarray],

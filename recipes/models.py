@@ -1,9 +1,15 @@
 """Small image classifiers for the recipes."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
-MODELS = ("conv_net", "depthwise_net")
+MODELS = (
+    "conv_net",
+    "depthwise_net",
+    "narrow_resnet",
+    "separable_net",
+    "vision_transformer",
+)
 
 
 def build(
@@ -11,47 +17,146 @@ def build(
 ) -> keras.Model:
     """Builds a classifier that returns logits.
 
+    The first two are for a first try. The last three are so narrow that they
+    lose accuracy well before their formats are down to two bits: the
+    networks of the study.
+
     Args:
         name: `"conv_net"`: three convolutions. `"depthwise_net"`: a
             convolution and two depthwise-separable blocks.
+            `"narrow_resnet"`: three residual blocks of 16 to 24 filters.
+            `"separable_net"`: four depthwise-separable blocks of 16 to 64
+            filters. `"vision_transformer"`: two blocks of width 32 on 16
+            patches.
         input_shape: Height, width and channels of the images.
         num_classes: Number of classes.
+
+    Raises:
+        ValueError: If the name is unknown.
     """
     if name not in MODELS:
         raise ValueError(f"Expected one of {MODELS}. Received: {name!r}")
     inputs = keras.Input(input_shape, name="image")
-    x = _normalized(
-        layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem"),
-        inputs,
-    )
-    for number, (filters, strides) in enumerate([(32, 2), (64, 2)], start=1):
-        if name == "conv_net":
-            conv = layers.Conv2D(
-                filters,
-                3,
-                strides=strides,
-                padding="same",
-                use_bias=False,
-                name=f"conv_{number}",
-            )
-            x = _normalized(conv, x)
-        else:
-            depthwise = layers.DepthwiseConv2D(
-                3,
-                strides=strides,
-                padding="same",
-                use_bias=False,
-                name=f"depthwise_{number}",
-            )
-            pointwise = layers.Conv2D(
-                filters, 1, use_bias=False, name=f"pointwise_{number}"
-            )
-            x = _normalized(pointwise, _normalized(depthwise, x))
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    outputs = layers.Dense(num_classes, name="head")(x)
+    body = {
+        "conv_net": _conv_body,
+        "depthwise_net": _depthwise_body,
+        "narrow_resnet": _resnet_body,
+        "separable_net": _separable_body,
+        "vision_transformer": _transformer_body,
+    }[name]
+    outputs = layers.Dense(num_classes, name="head")(body(inputs))
     return keras.Model(inputs, outputs, name=name)
 
 
-def _normalized(layer: keras.layers.Layer, x: keras.KerasTensor):
+def _conv_body(x):
+    x = _normalized(_conv(16, 3, 1, "stem"), x)
+    for number, filters in enumerate([32, 64], start=1):
+        x = _normalized(_conv(filters, 3, 2, f"conv_{number}"), x)
+    return layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def _depthwise_body(x):
+    x = _normalized(_conv(16, 3, 1, "stem"), x)
+    for number, filters in enumerate([32, 64], start=1):
+        x = _separable(filters, 2, number, x)
+    return layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def _resnet_body(x):
+    x = _normalized(_conv(8, 3, 2, "stem"), x)
+    blocks = [(16, 2), (24, 2), (24, 1)]
+    for number, (filters, strides) in enumerate(blocks, start=1):
+        name = f"block_{number}"
+        shortcut = x
+        if strides > 1:
+            shortcut = _normalized(
+                _conv(filters, 1, strides, f"{name}_project"), x, relu=False
+            )
+        x = _normalized(_conv(filters, 3, strides, f"{name}_conv_1"), x)
+        x = _normalized(_conv(filters, 3, 1, f"{name}_conv_2"), x, relu=False)
+        x = layers.Add(name=f"{name}_add")([shortcut, x])
+        x = layers.ReLU(name=f"{name}_relu")(x)
+    return layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def _separable_body(x):
+    x = _normalized(_conv(8, 3, 2, "stem"), x)
+    blocks = [(16, 2), (32, 1), (32, 2), (64, 1)]
+    for number, (filters, strides) in enumerate(blocks, start=1):
+        x = _separable(filters, strides, number, x)
+    return layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def _transformer_body(x, width=32, heads=2, depth=2):
+    patch = x.shape[1] // 4
+    x = layers.Conv2D(width, patch, strides=patch, name="patches")(x)
+    x = layers.Reshape((-1, width), name="tokens")(x)
+    x = PositionEmbedding(name="positions")(x)
+    for number in range(1, depth + 1):
+        name = f"block_{number}"
+        y = layers.LayerNormalization(name=f"{name}_attention_norm")(x)
+        y = _attention(y, width, heads, name)
+        x = layers.Add(name=f"{name}_attention_add")([x, y])
+        y = layers.LayerNormalization(name=f"{name}_mlp_norm")(x)
+        y = layers.Dense(2 * width, "gelu", name=f"{name}_expand")(y)
+        y = layers.Dense(width, name=f"{name}_contract")(y)
+        x = layers.Add(name=f"{name}_mlp_add")([x, y])
+    x = layers.LayerNormalization(name="norm")(x)
+    return layers.GlobalAveragePooling1D(name="pool")(x)
+
+
+def _attention(x, width, heads, name):
+    def project(part):
+        y = layers.Dense(width, name=f"{name}_{part}")(x)
+        shape = (-1, heads, width // heads)
+        return layers.Reshape(shape, name=f"{name}_{part}_heads")(y)
+
+    query, key, value = (project(p) for p in ("query", "key", "value"))
+    scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
+    weights = ops.softmax(scores / (width // heads) ** 0.5, axis=-1)
+    y = ops.einsum("bhqk,bkhd->bqhd", weights, value)
+    y = layers.Reshape((-1, width), name=f"{name}_merge")(y)
+    return layers.Dense(width, name=f"{name}_project")(y)
+
+
+@keras.saving.register_keras_serializable(package="fliqs_keras_recipes")
+class PositionEmbedding(layers.Layer):
+    """Adds a learned vector to each position."""
+
+    def build(self, input_shape):
+        self.embedding = self.add_weight(
+            name="embedding",
+            shape=input_shape[1:],
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, inputs):
+        return inputs + self.embedding
+
+
+def _conv(filters, size, strides, name):
+    return layers.Conv2D(
+        filters,
+        size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        name=name,
+    )
+
+
+def _separable(filters, strides, number, x):
+    depthwise = layers.DepthwiseConv2D(
+        3,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        name=f"depthwise_{number}",
+    )
+    pointwise = _conv(filters, 1, 1, f"pointwise_{number}")
+    return _normalized(pointwise, _normalized(depthwise, x))
+
+
+def _normalized(layer, x, relu=True):
     x = layers.BatchNormalization(name=f"{layer.name}_norm")(layer(x))
-    return layers.ReLU(name=f"{layer.name}_relu")(x)
+    return layers.ReLU(name=f"{layer.name}_relu")(x) if relu else x

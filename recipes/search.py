@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, models
+from recipes import data, dataset_flags, models, training_flags
 
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
@@ -33,10 +33,11 @@ _TARGET_FORMAT = flags.DEFINE_string(
 _TARGET_FACTOR = flags.DEFINE_float(
     "target_factor", 1.5, "Target as a multiple of that assignment's cost."
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-3, "Highest learning rate of Adam; it falls to zero."
+_CONTROLLER = flags.DEFINE_enum(
+    "controller",
+    "sensitivity",
+    ["sensitivity", "reinforce"],
+    "What chooses the formats; 'reinforce' is the paper's.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 _WORKDIR = flags.DEFINE_string(
@@ -68,6 +69,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     quantized = fliqs_keras.apply(float_model, config["formats"])
     search = fliqs_keras.FormatSearch(
         (config["target_format"], config["target_factor"]),
+        data=(dataset.x_train[:1024], dataset.y_train[:1024]),
+        controller=config["controller"],
         seed=config["seed"],
     )
     _fit(quantized, dataset, config, [search])
@@ -188,9 +191,10 @@ def main(argv):
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,
-        "epochs": _EPOCHS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "learning_rate": _LEARNING_RATE.value,
+        "controller": _CONTROLLER.value,
+        "epochs": training_flags.EPOCHS.value,
+        "batch_size": training_flags.BATCH_SIZE.value,
+        "learning_rate": training_flags.LEARNING_RATE.value,
         "seed": _SEED.value,
     }
     workdir = pathlib.Path(_WORKDIR.value)

@@ -141,7 +141,8 @@ MUTATIONS = {
     "recipe_on_private_module": (
         lambda b, s: (
             b.replace(
-                'deps = [":fliqs_keras", ', 'deps = [":fliqs_keras", ":costs", '
+                'main = "recipes/search.py",\n    deps = [',
+                'main = "recipes/search.py",\n    deps = [":costs",',
             ),
             s,
         ),

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 
 from fliqs_keras import rewards, schedules
-from fliqs_keras.controller import Controller, ControllerConfig
+from fliqs_keras.controller import FixedController
 from fliqs_keras.policies import CategoricalPolicy
-from fliqs_keras.selection import best_within_budget
+from fliqs_keras.reinforce import Reinforce, ReinforceController
+from fliqs_keras.selection import best_within_budget, cost_of
+from fliqs_keras.sensitivity import (
+    Sensitivity,
+    SensitivityController,
+    estimate_increases,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ COSTS = [np.array([1.0, 4.0]) * weight for weight in (1.0, 2.0, 5.0)]
 
 
 def run_controller(seed, quality, total_steps=800, target=17.0):
-    controller = Controller(COSTS, target, total_steps, seed=seed)
+    controller = ReinforceController(COSTS, target, total_steps, seed=seed)
     choices = []
     for _ in range(total_steps):
         choices.append(controller.choice)
@@ -144,8 +150,8 @@ def test_same_seed_same_choices_and_another_differs():
 
 
 def test_policy_waits_for_the_delay_and_the_baseline_does_not():
-    controller = Controller(
-        COSTS, 8.0, 100, ControllerConfig(delay=0.5, penalty=0.0), seed=0
+    controller = ReinforceController(
+        COSTS, 8.0, 100, Reinforce(delay=0.5, penalty=0.0), seed=0
     )
     for quality in [1.0] + [2.0] * 49:
         controller.step(quality, controller.cost)
@@ -156,28 +162,179 @@ def test_policy_waits_for_the_delay_and_the_baseline_does_not():
     assert controller.entropy < np.log(2)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("target", [8.0, 11.0, 14.5, 32.0])
-def test_best_choice_meets_the_target(seed, target):
-    controller, _ = run_controller(seed, lambda c: float(sum(c)), 60, target)
+def reachable_floor(target):
     totals = [sum(choice) for choice in itertools.product(*COSTS)]
     reachable = max(total for total in totals if total <= target)
-    cost = controller.cost_of(controller.best_choice())
-    floor = min(0.9 * target, reachable) * (1 - 1e-9)
-    assert floor <= cost <= target * (1 + 1e-9)
+    return min(0.97 * target, reachable) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", [8.0, 11.0, 14.5, 32.0])
+def test_reinforce_meets_the_target(seed, target):
+    controller, choices = run_controller(
+        seed, lambda c: float(sum(c)), 60, target
+    )
+    best = controller.best_choice()
+    cost = cost_of(best, COSTS)
+    assert reachable_floor(target) <= cost <= target * (1 + 1e-9)
+    # Settled for the last tenth of the steps.
+    np.testing.assert_array_equal(choices[-6:], np.tile(best, (6, 1)))
 
 
 def test_target_below_the_cheapest_is_refused():
     with pytest.raises(ValueError, match="cheapest"):
-        Controller(COSTS, 7.0, 10).best_choice()
+        ReinforceController(COSTS, 7.0, 10)
 
 
 @pytest.mark.parametrize(
-    "change", [{"delay": 1.0}, {"baseline_momentum": -1}, {"learning_rate": 0}]
+    "config, change",
+    [
+        (Reinforce, {"delay": 1.0}),
+        (Reinforce, {"settle": -0.1}),
+        (Reinforce, {"baseline_momentum": -1}),
+        (Reinforce, {"learning_rate": 0}),
+        (Sensitivity, {"start": 1.0}),
+    ],
 )
-def test_config_is_checked(change):
+def test_settings_are_checked(config, change):
     with pytest.raises(ValueError, match="Received"):
-        ControllerConfig(**change)
+        config(**change)
+
+
+def test_fixed_controller_stays():
+    controller = FixedController(COSTS, [1, 0, 1], 10)
+    assert controller.target == controller.cost == 4 + 2 + 20
+    assert controller.step(quality=-9.0, cost=26.0).tolist() == [1, 0, 1]
+    assert controller.settled and not controller.probes()
+
+
+def test_estimate_by_hand():
+    # One change; differences 0.0 and 0.4: mean 0.2, variance 0.08, half of
+    # it 0.04. The only mean sets the scale: the prior is 0.2 +- 0.1, and so
+    # is the evidence 0.2 with standard error 0.2.
+    mean, error = estimate_increases(np.array([[0.0, 0.4]]))
+    assert mean == pytest.approx([0.2])
+    assert error == pytest.approx([(1 / 0.1**2 + 1 / 0.2**2) ** -0.5])
+
+
+def test_estimate_leans_on_the_variance_where_the_mean_is_noise():
+    generator = np.random.default_rng(0)
+    true = np.array([0.3, 0.1, 0.03, 0.01, 0.003, 0.001])
+    noise = generator.normal(size=(200, 6, 256))
+    # The differences of a log-likelihood: variance twice the increase.
+    differences = true[:, None] + np.sqrt(2 * true)[:, None] * noise
+    estimates = np.array([estimate_increases(d)[0] for d in differences])
+    means = np.maximum(differences.mean(axis=2), 0)
+    relative = np.abs(estimates / true - 1).mean(axis=0)
+    relative_of_means = np.abs(means / true - 1).mean(axis=0)
+    assert (relative < 0.3).all()
+    assert (relative <= relative_of_means).all()
+    # A hundred times below the largest the mean alone says nothing.
+    assert relative_of_means[-1] > 1
+
+
+def test_estimate_of_what_changes_nothing_is_zero():
+    mean, error = estimate_increases(np.array([[0.0, 0.0], [0.1, 0.3]]))
+    assert mean[0] == error[0] == 0
+    assert mean[1] > 0
+
+
+def test_sensitivity_asks_once_and_then_stays():
+    controller = SensitivityController(COSTS, 17.0, 10, Sensitivity(start=0.3))
+    for _ in range(3):
+        assert not controller.probes()
+        assert controller.choice.tolist() == [1, 1, 1]
+        controller.step(quality=0.0, cost=controller.cost)
+    probes = controller.probes()
+    assert [p.tolist() for p in probes] == [
+        [1, 1, 1],
+        [0, 1, 1],
+        [1, 0, 1],
+        [1, 1, 0],
+    ]
+    losses = np.array([[0.0, 0.0], [0.5, 0.6], [0.1, 0.2], [0.01, 0.02]])
+    controller.observe(losses)
+    # 4 + 8 + 5 is all that 17 buys without the third.
+    assert controller.choice.tolist() == [1, 1, 0]
+    assert controller.settled and not controller.probes()
+    assert controller.best_choice().tolist() == [1, 1, 0]
+    estimates = controller.sensitivity()
+    assert estimates[0][1] == (0.0, 0.0)
+    assert estimates[0][0].mean == pytest.approx(0.55, rel=0.1)
+
+
+def test_sensitivity_starts_from_the_widest_also_where_nothing_costs():
+    costs = [np.zeros(2), np.array([1.0, 4.0])]
+    controller = SensitivityController(costs, 1.0, 4, widest=[1, 1])
+    controller.step(quality=0.0, cost=4.0)
+    probes = [probe.tolist() for probe in controller.probes()]
+    assert probes == [[1, 1], [0, 1], [1, 0]]
+    controller.observe(np.array([[0.0, 0.1], [0.2, 0.5], [0.3, 0.4]]))
+    assert controller.choice.tolist() == [1, 0]
+
+
+def test_sensitivity_refuses_losses_that_are_not_finite():
+    controller = SensitivityController(COSTS, 17.0, 10)
+    with pytest.raises(ValueError, match="finite"):
+        controller.observe(np.full((4, 2), np.nan))
+
+
+@pytest.mark.parametrize("target", [8.0, 11.0, 14.5, 32.0])
+def test_sensitivity_meets_the_target(target):
+    controller = SensitivityController(COSTS, target, 4)
+    # Also if it would end before anything was measured.
+    for _ in range(2):
+        cost = cost_of(controller.best_choice(), COSTS)
+        assert reachable_floor(target) <= cost <= target * (1 + 1e-9)
+        controller.observe(np.random.default_rng(0).normal(size=(4, 8)))
+
+
+class AdditiveProblem:
+    """Layers whose formats add known losses, seen through noise."""
+
+    def __init__(self, seed, layers=12):
+        self.generator = np.random.default_rng(seed)
+        self.bits = np.arange(2, 9)
+        weight = np.exp(self.generator.normal(scale=1.5, size=layers))
+        macs = np.exp(self.generator.normal(size=layers))
+        # Each bit divides the loss by four, or so.
+        noise = np.exp(self.generator.normal(scale=0.3, size=(layers, 7)))
+        self.losses = weight[:, None] * 4.0**-self.bits * noise
+        self.losses -= self.losses.min(axis=1, keepdims=True)
+        self.costs = list(macs[:, None] * self.bits**2)
+
+    def loss(self, choice):
+        return self.losses[np.arange(len(choice)), choice].sum()
+
+    def observe(self, choices, examples):
+        # Examples differ, and more so the more a choice adds.
+        own = self.generator.normal(0.5, 0.3, size=examples)
+        rows = []
+        for choice in choices:
+            loss = self.loss(choice)
+            noise = self.generator.normal(size=examples)
+            rows.append(own + loss + np.sqrt(2 * loss) * noise)
+        return np.array(rows)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("uniform_bits", [3, 4, 6])
+def test_sensitivity_is_near_the_best_and_better_than_uniform(
+    seed, uniform_bits
+):
+    problem = AdditiveProblem(seed)
+    uniform = np.full(len(problem.costs), uniform_bits - 2)
+    budget = cost_of(uniform, problem.costs)
+    controller = SensitivityController(problem.costs, budget, 8)
+    for _ in range(2):
+        controller.step(quality=0.0, cost=controller.cost)
+    controller.observe(problem.observe(controller.probes(), examples=256))
+    found = problem.loss(controller.choice)
+    best = problem.loss(
+        best_within_budget(list(-problem.losses), problem.costs, budget)
+    )
+    assert found <= problem.loss(uniform)
+    assert found <= 1.2 * best
 
 
 if __name__ == "__main__":

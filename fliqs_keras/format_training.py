@@ -1,0 +1,191 @@
+"""Training in formats that a controller chooses, as a callback of `fit`."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from fliqs_keras import calibration
+from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
+from fliqs_keras.controller import Controller
+from fliqs_keras.costs import BitOps
+from fliqs_keras.loss_probe import LossProbe
+
+# The batch-normalization statistics of the result are those of the last
+# steps, all of which are trained in its formats.
+_STATISTICS_SHARE = 0.1
+
+# What probes may cost at most, of the training: an example trained counts as
+# three forward passes.
+_PROBE_SHARE = 0.08
+_PASSES_OF_TRAINING = 3
+
+
+class FormatTraining(keras.callbacks.Callback):
+    """Trains a quantized model in the formats that a controller chooses.
+
+    The base of `FormatSearch` and `FixedFormats`. It does what a controller
+    cannot, which knows no Keras: it switches the formats, reads the loss of
+    each batch, measures probes, and keeps thresholds and statistics.
+
+    Args:
+        cost: The cost model.
+        data: What probes are measured on, or `None` if there are none.
+        activation_delay: Share of the steps before activations are
+            quantized.
+        total_steps: Number of training steps. Defaults to what `fit` says.
+
+    Raises:
+        ValueError: If `activation_delay` is out of its range.
+    """
+
+    def __init__(
+        self,
+        cost: BitOps,
+        data: Any,
+        activation_delay: float,
+        total_steps: int | None,
+    ):
+        super().__init__()
+        if not 0 <= activation_delay < 1:
+            raise ValueError(
+                "Expected `activation_delay` to be at least 0 and below 1. "
+                f"Received: activation_delay={activation_delay!r}"
+            )
+        self.cost = cost
+        self.data = data
+        self.activation_delay = activation_delay
+        self.total_steps = total_steps
+        self.assignment: FormatAssignment | None = None
+        self.history: list[dict[str, float]] = []
+        self._controller: Controller | None = None
+
+    def make_controller(
+        self, table: list[np.ndarray], total_steps: int
+    ) -> Controller:
+        """Returns the controller for the model, whose decisions are known.
+
+        Args:
+            table: Cost of each option of each decision.
+            total_steps: Number of training steps.
+        """
+        raise NotImplementedError
+
+    def on_train_begin(self, logs=None):
+        self._decisions = decisions(self.model)
+        self._total_steps = self._find_total_steps()
+        self._controller = self.make_controller(
+            self.cost.table(self.model), self._total_steps
+        )
+        self.target = self._controller.target
+        self._set_formats = FormatSetter(self._decisions)
+        self._standing_on = None
+        if self.data is not None:
+            self._probe = LossProbe(self.model, self._set_formats, self.data)
+        self._activation_delay_steps = round(
+            self.activation_delay * self._total_steps
+        )
+        self._window_step = self._total_steps - round(
+            _STATISTICS_SHARE * self._total_steps
+        )
+        self._window: calibration.BatchNormWindow | None = None
+        self._step = 0
+        self._batch_size = 0.0
+        self.history = []
+        self.assignment = None
+        # Metrics exist only after the first batch in `fit`.
+        self._loss_metric = None
+        self._seen = (0.0, 0.0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._seen = (0.0, 0.0)
+        if not self._controller.settled:
+            calibration.fit_weight_thresholds(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        controller = self._controller
+        if self._step == self._activation_delay_steps:
+            calibration.fit_weight_thresholds(self.model)
+        if not self._activations_off() and (probes := controller.probes()):
+            calibration.fit_weight_thresholds(self.model)
+            controller.observe(self._probe(probes, self._examples_for(probes)))
+            self._standing_on = None
+        is_last_phase = controller.settled and self._step >= self._window_step
+        if is_last_phase and self._window is None:
+            self._window = calibration.BatchNormWindow(self.model)
+            self._window_step = self._step
+        self._stand_on(controller.choice)
+
+    def on_train_batch_end(self, batch, logs=None):
+        controller = self._controller
+        cost = controller.cost
+        controller.step(-self._batch_loss(), cost)
+        record = {"cost": cost, **controller.metrics()}
+        self.history.append(record)
+        self._step += 1
+        if logs is not None:
+            logs.update(record)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None and self.history:
+            logs.update(self.history[-1])
+
+    def on_test_begin(self, logs=None):
+        # Validation within `fit` judges what the training would end on now.
+        if self._controller is not None:
+            self._stand_on(self._controller.best_choice())
+
+    def on_train_end(self, logs=None):
+        if self._window is not None:
+            self._window.close(self._step - self._window_step)
+        self._set_formats(self._controller.best_choice())
+        self.assignment = FormatAssignment.from_model(self.model)
+        self._controller = None
+
+    def _stand_on(self, choice: np.ndarray) -> None:
+        wanted = (*choice, self._activations_off())
+        if wanted != self._standing_on:
+            self._set_formats(choice, activations_off=wanted[-1])
+            self._standing_on = wanted
+
+    def _activations_off(self) -> bool:
+        return self._step < self._activation_delay_steps
+
+    def _examples_for(self, probes: list[np.ndarray]) -> float:
+        trained = self._total_steps * self._batch_size
+        return _PROBE_SHARE * _PASSES_OF_TRAINING * trained / len(probes)
+
+    def _batch_loss(self) -> float:
+        """Returns the loss of the batch; `logs` holds the epoch's mean."""
+        if self._loss_metric is None:
+            self._loss_metric = _find_loss_metric(self.model)
+        total = float(ops.convert_to_numpy(self._loss_metric.total))
+        count = float(ops.convert_to_numpy(self._loss_metric.count))
+        seen_total, seen_count = self._seen
+        self._seen = (total, count)
+        self._batch_size = count - seen_count
+        return (total - seen_total) / max(count - seen_count, 1e-12)
+
+    def _find_total_steps(self) -> int:
+        if self.total_steps is not None:
+            return self.total_steps
+        params: dict[str, Any] = self.params or {}
+        if not params.get("steps"):
+            raise ValueError(
+                "Expected to know the number of training steps. Received: "
+                f"steps={params.get('steps')!r} from `fit`. Pass "
+                "`total_steps` to the callback, or `steps_per_epoch` to fit"
+            )
+        return params["steps"] * params["epochs"]
+
+
+def _find_loss_metric(model: keras.Model) -> keras.metrics.Mean:
+    for metric in model.metrics:
+        if metric.name == "loss" and hasattr(metric, "total"):
+            return metric
+    raise ValueError(
+        "Expected the model to track its loss in a metric named 'loss', as "
+        "Keras's own `train_step` does. Received: metrics "
+        f"{[metric.name for metric in model.metrics]}"
+    )

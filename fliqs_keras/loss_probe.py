@@ -1,0 +1,156 @@
+"""The losses of formats on fixed data, by forward passes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from fliqs_keras.assignments import FormatSetter
+from fliqs_keras.calibration import FixedThresholds
+from fliqs_keras.quantized_layers import use_hook
+
+_BATCH_SIZE = 64
+
+
+class LossProbe:
+    """Measures what a model loses in given formats, always on the same data.
+
+    The model runs as in training, with the batch-normalization statistics of
+    the batch, because those that it averages lag behind a model that trains
+    fast, and belong to the formats that it trained in. It is left as it was,
+    but for its formats: no weight, statistic, threshold, metric or random
+    state moves. Every choice sees the same examples and the same dropout, so
+    that a few hundred examples tell small differences apart.
+
+    Args:
+        model: A compiled model from `fliqs_keras.apply`.
+        set_formats: Sets the formats of the model.
+        data: A pair of arrays `(inputs, targets)`, a triple with sample
+            weights, or an iterable of such batches, as a `tf.data.Dataset`.
+
+    Raises:
+        ValueError: If the data has no batch, or no targets.
+    """
+
+    def __init__(
+        self, model: keras.Model, set_formats: FormatSetter, data: Any
+    ):
+        self._model = model
+        self._set_formats = set_formats
+        self._batches = _batches(data)
+        self._losses = self._batch_loss
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # Not compiled by XLA, which takes longer than all the probes.
+            self._losses = tf.function(self._example_losses, autograph=False)
+
+    def __call__(
+        self, choices: Sequence[np.ndarray], max_examples: float
+    ) -> np.ndarray:
+        """Measures choices. The model is left standing on the last one.
+
+        Args:
+            choices: Positions of a format for each decision.
+            max_examples: How many examples to use at most; one batch is used
+                whatever its size.
+
+        Returns:
+            The losses, a row a choice and a column an example. On backends
+            other than TensorFlow, and for models whose loss takes no sample
+            weights, a column is a batch.
+        """
+        sizes = [len(keras.tree.flatten(batch)[0]) for batch in self._batches]
+        count = max(1, int(np.sum(np.cumsum(sizes) <= max_examples)))
+        state = [
+            (variable, ops.convert_to_numpy(variable))
+            for variable in [
+                *self._model.non_trainable_variables,
+                *self._model.metrics_variables,
+            ]
+        ]
+        seeds = [
+            (variable, value)
+            for variable, value in state
+            if not np.issubdtype(value.dtype, np.floating)
+        ]
+        rows = []
+        with use_hook(FixedThresholds()):
+            for choice in choices:
+                _restore(seeds)
+                self._set_formats(choice)
+                rows.append([self._losses(b) for b in self._batches[:count]])
+        _restore(state)
+        return np.array(
+            [
+                np.concatenate([ops.convert_to_numpy(part) for part in row])
+                for row in rows
+            ],
+            dtype="float64",
+        )
+
+    def _batch_loss(self, batch):
+        x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        loss = self._model.compute_loss(
+            x=x,
+            y=y,
+            y_pred=self._model(x, training=True),
+            sample_weight=given_weight,
+        )
+        return ops.reshape(loss, (1,))
+
+    def _example_losses(self, batch):
+        """Returns the loss of each example, whatever the loss function.
+
+        A loss is linear in the weights of its examples: their gradient is
+        what each contributes.
+        """
+        import tensorflow as tf
+
+        x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        predicted = self._model(x, training=True)
+        size = ops.shape(keras.tree.flatten(y)[0])[0]
+        weight = ops.ones((size,)) if given_weight is None else given_weight
+        weight = ops.cast(weight, "float32")
+        with tf.GradientTape() as tape:
+            tape.watch(weight)
+            loss = self._model.compute_loss(
+                x=x, y=y, y_pred=predicted, sample_weight=weight
+            )
+        gradient = tape.gradient(loss, weight)
+        if gradient is None:
+            return ops.reshape(loss, (1,))
+        shares = ops.reshape(gradient * weight, (size, -1))
+        shares = ops.sum(shares, axis=1) * ops.cast(size, "float32")
+        return shares - ops.mean(shares) + loss
+
+
+def _restore(state: Sequence[tuple[keras.Variable, np.ndarray]]) -> None:
+    for variable, value in state:
+        variable.assign(value)
+
+
+def _batches(data: Any) -> list[tuple]:
+    if isinstance(data, tuple):
+        count = len(keras.tree.flatten(data)[0])
+        size = min(_BATCH_SIZE, count) or 1
+        # Equal batches weigh the same; what is left over is not used.
+        batches = [
+            keras.tree.map_structure(
+                lambda part, start=start: part[start : start + size], data
+            )
+            for start in range(0, count - size + 1, size)
+        ]
+    else:
+        batches = list(data)
+    if not batches or not all(
+        isinstance(batch, tuple) and len(batch) in (2, 3) for batch in batches
+    ):
+        raise ValueError(
+            "Expected `data` of at least one batch of inputs and targets: a "
+            "pair of arrays, or an iterable of pairs. Received: "
+            f"{type(data).__name__} of {len(batches)} batches"
+        )
+    return [keras.tree.map_structure(ops.convert_to_tensor, b) for b in batches]

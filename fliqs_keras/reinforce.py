@@ -1,0 +1,190 @@
+"""Credit by REINFORCE: the controller of FLIQS and TuNAS."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fliqs_keras.controller import Controller
+from fliqs_keras.policies import CategoricalPolicy
+from fliqs_keras.rewards import absolute_reward
+from fliqs_keras.schedules import cosine_schedule
+from fliqs_keras.selection import cost_of
+
+__all__ = ["Reinforce"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reinforce:
+    """Settings of the paper's controller, which learns from sampled formats.
+
+    At every step each decision samples an option, the model trains with the
+    sample, and a policy learns from the reward: minus the loss of the batch,
+    less a penalty for the distance of the cost from its target. The policy
+    starts even and settles under a rising penalty of its entropy.
+
+    Args:
+        delay: Share of the steps before the policy is updated. The formats
+            are then sampled evenly, and only the baseline moves, so that the
+            reward is stable when the policy begins to learn from it.
+        settle: Share of the steps at the end in which the formats found stay
+            fixed. The paper has none.
+        learning_rate: Learning rate of the policy's Adam.
+        penalty: Weight of the relative distance of the cost from its target
+            in the reward.
+        baseline_momentum: Momentum of the moving average of the reward.
+        entropy_weight: Weight of the policy's entropy at the end.
+        reward: `reward(quality, cost, target, penalty)`.
+        entropy_schedule: `schedule(progress, entropy_weight)`.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+
+    >>> search = fliqs_keras.FormatSearch(
+    ...     ("INT4", 1.2), controller=fliqs_keras.Reinforce(penalty=2.0)
+    ... )
+    """
+
+    delay: float = 0.25
+    settle: float = 0.1
+    learning_rate: float = 0.02
+    penalty: float = 1.0
+    baseline_momentum: float = 0.99
+    entropy_weight: float = 0.5
+    reward: Callable[[float, float, float, float], float] = absolute_reward
+    entropy_schedule: Callable[[float, float], float] = cosine_schedule
+
+    needs_data = False
+
+    def __post_init__(self):
+        for name in ("delay", "settle", "baseline_momentum"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(
+                    f"Expected `{name}` to be at least 0 and below 1. "
+                    f"Received: {name}={value!r}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(
+                "Expected `learning_rate` to be positive. Received: "
+                f"learning_rate={self.learning_rate!r}"
+            )
+
+    def controller(
+        self,
+        costs: Sequence[np.ndarray],
+        target: float,
+        total_steps: int,
+        widest: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> "ReinforceController":
+        """Returns a controller with these settings.
+
+        Args:
+            costs: Cost of each option of each decision; they add up.
+            target: The cost to arrive at.
+            total_steps: Number of steps that the search has.
+            widest: Unused: all options are sampled from the start.
+            seed: Seed of the samples.
+        """
+        return ReinforceController(costs, target, total_steps, self, seed)
+
+
+class ReinforceController(Controller):
+    """Searches the options of decisions by REINFORCE.
+
+    Args:
+        costs: Cost of each option of each decision; they add up.
+        target: The cost to arrive at.
+        total_steps: Number of steps that the search has.
+        config: The settings.
+        seed: Seed of the samples.
+
+    Example:
+
+    >>> costs = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
+    >>> controller = ReinforceController(costs, target=3.0, total_steps=100)
+    >>> for _ in range(100):
+    ...     choice = controller.choice
+    ...     controller.step(quality=float(choice[0]), cost=controller.cost)
+    >>> controller.best_choice()
+    array([1, 0])
+    """
+
+    def __init__(
+        self,
+        costs: Sequence[np.ndarray],
+        target: float,
+        total_steps: int,
+        config: Reinforce | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(costs, target, total_steps)
+        self.config = config or Reinforce()
+        self._delay_steps = round(self.config.delay * total_steps)
+        self._settle_step = total_steps - round(
+            self.config.settle * total_steps
+        )
+        self._steps = 0
+        self._generator = np.random.default_rng(seed)
+        self.policy = CategoricalPolicy(
+            [len(row) for row in self.costs], self.config.learning_rate
+        )
+        self.baseline: float | None = None
+        self.reward: float | None = None
+        self.choice = self.policy.sample(self._generator)
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the decisions, in nats."""
+        return self.policy.entropy()
+
+    def step(self, quality: float, cost: float) -> np.ndarray:
+        config = self.config
+        self.reward = config.reward(quality, cost, self.target, config.penalty)
+        if self.settled:
+            return self.choice
+        if self.baseline is None:
+            self.baseline = self.reward
+        if self._steps >= self._delay_steps:
+            updates = max(self.total_steps - self._delay_steps - 1, 1)
+            progress = (self._steps - self._delay_steps) / updates
+            self.policy.update(
+                self.choice,
+                advantage=self.reward - self.baseline,
+                entropy_weight=config.entropy_schedule(
+                    min(progress, 1.0), config.entropy_weight
+                ),
+            )
+        momentum = config.baseline_momentum
+        self.baseline += (1 - momentum) * (self.reward - self.baseline)
+        self._steps += 1
+        if self._steps >= self._settle_step:
+            self.choice = self.best_choice()
+            self.settled = True
+        else:
+            self.choice = self.policy.sample(self._generator)
+        return self.choice
+
+    def best_choice(self) -> np.ndarray:
+        """Returns the choice that the search would end on now.
+
+        The most likely option of each decision, as the paper has it, if that
+        meets the target and uses 97 % of it. Otherwise the most likely choice
+        that does, and if there is none, the dearest one within the target.
+        """
+        if self.settled:
+            return self.choice
+        mode = self.policy.mode()
+        if self._floor <= cost_of(mode, self.costs) <= self.target:
+            return mode
+        return self._best(self.policy.log_probabilities())
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "entropy": self.entropy,
+            "reward": self.reward,
+            "baseline": self.baseline,
+        }

@@ -1,0 +1,226 @@
+"""Credit by measured sensitivity: paired losses, then an exact choice."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fliqs_keras.controller import Controller
+
+__all__ = ["Sensitivity"]
+
+# How far, relatively, the true increase may be from its second-order estimate.
+_RELATIVE_SPREAD = 0.5
+# The scale between the two is one for a log-likelihood and positive for all.
+_SMALLEST_SCALE = 0.1
+
+
+class Estimate(NamedTuple):
+    """What a format is estimated to add to the loss."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """Settings of the controller that measures what each format costs.
+
+    The model first trains in its widest formats. Then each format of each
+    decision is tried alone, by forward passes on the same examples as all
+    others. What they add to the loss is estimated from the mean and from the
+    variance of the differences (`estimate_increases`). The choice with the
+    lowest total among those within the target, found as an integer program,
+    stays for the rest of the training.
+
+    Args:
+        start: Share of the steps before the formats are measured.
+
+    Raises:
+        ValueError: If `start` is out of its range.
+
+    Example:
+
+    >>> search = fliqs_keras.FormatSearch(
+    ...     ("INT4", 1.2),
+    ...     data=(x[:1024], y[:1024]),
+    ...     controller=fliqs_keras.Sensitivity(start=0.3),
+    ... )
+    """
+
+    start: float = 0.25
+
+    needs_data = True
+
+    def __post_init__(self):
+        if not 0 <= self.start < 1:
+            raise ValueError(
+                "Expected `start` to be at least 0 and below 1. Received: "
+                f"start={self.start!r}"
+            )
+
+    def controller(
+        self,
+        costs: Sequence[np.ndarray],
+        target: float,
+        total_steps: int,
+        widest: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> "SensitivityController":
+        """Returns a controller with these settings.
+
+        Args:
+            costs: Cost of each option of each decision; they add up.
+            target: The highest cost of the result.
+            total_steps: Number of steps that the search has.
+            widest: Option of each decision that harms least. Defaults to the
+                dearest.
+            seed: Unused: nothing is sampled.
+        """
+        return SensitivityController(costs, target, total_steps, self, widest)
+
+
+class SensitivityController(Controller):
+    """Chooses by what each option alone adds to the loss.
+
+    Args:
+        costs: Cost of each option of each decision; they add up.
+        target: The highest cost of the result.
+        total_steps: Number of steps that the search has.
+        config: The settings.
+        widest: Option of each decision to start from and to compare with.
+            Defaults to the dearest.
+
+    Example:
+
+    >>> costs = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
+    >>> controller = SensitivityController(costs, target=3.0, total_steps=4)
+    >>> controller.step(quality=-1.0, cost=4.0)
+    array([1, 1])
+    >>> [probe.tolist() for probe in controller.probes()]
+    [[1, 1], [0, 1], [1, 0]]
+    >>> controller.observe(np.array([[0.1, 0.2], [0.4, 0.6], [0.2, 0.2]]))
+    >>> controller.choice
+    array([1, 0])
+    """
+
+    def __init__(
+        self,
+        costs: Sequence[np.ndarray],
+        target: float,
+        total_steps: int,
+        config: Sensitivity | None = None,
+        widest: Sequence[int] | None = None,
+    ):
+        super().__init__(costs, target, total_steps)
+        self.config = config or Sensitivity()
+        # One step at least, which shows activation quantizers some data.
+        self._start_step = max(1, round(self.config.start * total_steps))
+        self._steps = 0
+        self._estimates: list[np.ndarray] | None = None
+        if widest is None:
+            widest = [int(np.argmax(row)) for row in self.costs]
+        self._widest = np.array(widest)
+        self.choice = self._widest
+
+    def probes(self) -> list[np.ndarray]:
+        if self.settled or self._steps < self._start_step:
+            return []
+        probes = [self.choice]
+        for decision, option in self._alternatives():
+            probe = self.choice.copy()
+            probe[decision] = option
+            probes.append(probe)
+        return probes
+
+    def observe(self, losses: np.ndarray) -> None:
+        if not np.isfinite(losses).all():
+            raise ValueError(
+                "Expected finite losses of the formats that are compared. "
+                "Received: NaN or infinity. Check that the model trains at "
+                "this learning rate, and that `data` is as in training"
+            )
+        means, errors = estimate_increases(losses[1:] - losses[0])
+        self._estimates = [np.zeros((len(row), 2)) for row in self.costs]
+        for (decision, option), mean, error in zip(
+            self._alternatives(), means, errors, strict=True
+        ):
+            self._estimates[decision][option] = mean, error
+        self.choice = self._best([-row[:, 0] for row in self._estimates])
+        self.settled = True
+
+    def step(self, quality: float, cost: float) -> np.ndarray:
+        self._steps += 1
+        return self.choice
+
+    def best_choice(self) -> np.ndarray:
+        """Returns the choice that the search would end on now.
+
+        Before the formats are measured that is the dearest within the target.
+        """
+        return self.choice if self.settled else self._best(self.costs)
+
+    def sensitivity(self) -> list[list[Estimate]] | None:
+        if self._estimates is None:
+            return None
+        return [
+            [Estimate(float(mean), float(error)) for mean, error in row]
+            for row in self._estimates
+        ]
+
+    def _alternatives(self) -> list[tuple[int, int]]:
+        return [
+            (decision, option)
+            for decision, row in enumerate(self.costs)
+            for option in range(len(row))
+            if option != self._widest[decision]
+        ]
+
+
+def estimate_increases(
+    differences: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates how much changes of a model add to its loss.
+
+    The mean of the differences of `n` examples is an estimate without bias
+    whose noise hides small increases: if a change `d` of the weights and
+    activations adds `d' H d / 2`, the differences vary by `d' F d`, with `F`
+    the Fisher information, so that the relative error is
+    `sqrt(2 / (n * increase))`. But for a log-likelihood `H` is about `F`:
+    half the variance of the differences is an estimate of the increase, too,
+    whose relative error does not grow as the increase shrinks. It is the
+    sensitivity by squared gradients of HAWQ and ModelOpt, without gradients.
+
+    The variance, on a scale fitted to the means, is the prior, trusted to
+    within a half; the mean is the evidence. What is returned is the posterior
+    of the two Gaussians, so that large increases are those measured, and
+    small ones those expected.
+
+    Args:
+        differences: Losses of each change less those of the unchanged model,
+            of shape `(changes, examples)`.
+
+    Returns:
+        The estimates, none of them negative, and their standard errors.
+    """
+    count = differences.shape[1]
+    mean = differences.mean(axis=1)
+    variance = differences.var(axis=1, ddof=1 if count > 1 else 0)
+    seen = variance > 0
+    if not seen.any():
+        return np.maximum(mean, 0.0), np.zeros_like(mean)
+    second_order = np.where(seen, variance / 2, 1.0)
+    precision = np.where(seen, count / np.maximum(variance, 1e-300), 0.0)
+    # Least squares of the means on the second-order estimates.
+    scale = (precision * second_order * mean).sum() / (
+        precision * second_order**2
+    ).sum()
+    prior = max(scale, _SMALLEST_SCALE) * second_order
+    prior_precision = 1 / (_RELATIVE_SPREAD * prior) ** 2
+    total = precision + prior_precision
+    posterior = (precision * mean + prior_precision * prior) / total
+    return (
+        np.where(seen, np.maximum(posterior, 0.0), np.maximum(mean, 0.0)),
+        np.where(seen, total**-0.5, 0.0),
+    )

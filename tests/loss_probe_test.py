@@ -1,0 +1,134 @@
+"""Probes: right losses, the same for all, and a model left as it was."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import fliqs_keras
+from fliqs_keras.assignments import FormatSetter, decisions
+from fliqs_keras.loss_probe import LossProbe
+
+FORMATS = ["INT2", "INT8", "FP32"]
+
+
+def make_data(count=96):
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 3, count)
+    x = generator.normal(size=(count, 6)) + y[:, None]
+    return x.astype("float32"), y
+
+
+def build_model(dropout=0.0, loss=None, **kwargs):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Dropout(dropout, seed=1)(x)
+    outputs = layers.Dense(3, name="second")(x)
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), FORMATS)
+    model.compile(
+        loss=loss or keras.losses.SparseCategoricalCrossentropy(True),
+        metrics=["accuracy"],
+        jit_compile=False,
+        **kwargs,
+    )
+    model.fit(*make_data(), batch_size=32, verbose=0)
+    return model
+
+
+def probe(model, choices, data=None, max_examples=96):
+    setter = FormatSetter(decisions(model))
+    data = make_data() if data is None else data
+    return LossProbe(model, setter, data)(choices, max_examples)
+
+
+def test_losses_are_those_of_each_example():
+    model = build_model()
+    model.get_layer("norm").trainable = False
+    x, y = make_data(64)
+    weight = np.linspace(0, 2, 64).astype("float32")
+    [losses] = probe(model, [[2, 2]], (x, y, weight))
+    fliqs_keras.FormatAssignment({"first": "FP32", "second": "FP32"}).apply_to(
+        model
+    )
+    logits = model.predict(x, verbose=0)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -weight * log_p[np.arange(64), y]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_uses_the_batch():
+    model = build_model()
+    before = probe(model, [[2, 2]])
+    model.get_layer("norm").moving_mean.assign(np.full(8, 100.0))
+    np.testing.assert_allclose(probe(model, [[2, 2]]), before, rtol=1e-5)
+
+
+def test_choices_see_the_same_dropout():
+    model = build_model(dropout=0.5)
+    first, other, again = probe(model, [[1, 1], [0, 1], [1, 1]])
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_model_is_left_as_it_was():
+    model = build_model(dropout=0.5)
+    fliqs_keras.FormatAssignment({"first": "INT8", "second": "FP32"}).apply_to(
+        model
+    )
+    variables = [*model.variables, *model.metrics_variables]
+    before = [v.numpy() for v in variables]
+    probe(model, [[0, 0], [1, 2]])
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize(
+    "max_examples, columns", [(0, 32), (32, 32), (95, 64), (96, 96)]
+)
+def test_no_more_examples_than_allowed_but_one_batch(max_examples, columns):
+    x, y = make_data()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    losses = probe(build_model(), [[1, 1]], data, max_examples)
+    assert losses.shape == (1, columns)
+
+
+def test_loss_that_takes_no_weights_is_given_by_batch():
+    class Model(keras.Model):
+        def compute_loss(self, x, y, y_pred, sample_weight=None, **kwargs):
+            return keras.ops.mean(keras.ops.square(y_pred))
+
+    inputs = keras.Input((6,))
+    outputs = layers.Dense(3, name="only")(inputs)
+    model = fliqs_keras.apply(Model(inputs, outputs), FORMATS)
+    model.compile(loss="mse", jit_compile=False)
+    x, y = make_data(128)
+    model.fit(x, y, verbose=0)
+    losses = probe(model, [[2]], (x, y), 128)
+    fliqs_keras.FormatAssignment({"only": "FP32"}).apply_to(model)
+    squares = np.square(model.predict(x, verbose=0))
+    expected = [[squares[:64].mean(), squares[64:].mean()]]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (np.zeros((4, 6), "float32"),),
+        [],
+        (np.zeros((0, 6)), np.zeros((0,))),
+        [np.zeros((4, 6), "float32")],
+    ],
+    ids=["no_targets", "no_batch", "no_example", "inputs_only"],
+)
+def test_data_is_checked(data):
+    model = build_model()
+    with pytest.raises(ValueError, match="inputs and targets.*Received"):
+        probe(model, [[0, 0]], data)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
