@@ -28,11 +28,12 @@ class FormatSearch(FormatTraining):
     what the formats are worth. After `fit` the model stands on the formats
     found; it needs no retraining.
 
-    - `"sensitivity"`, the default: the model first trains in its widest
-      formats. Then each format of each decision is tried alone, by forward
-      passes on `data`, and the formats that are estimated to add least to
-      the loss within the target stay for the rest of the training. The
-      passes take 8 % of the training at most, or one batch each.
+    - `"sensitivity"`, the default where there is `data`: the model first
+      trains in its widest formats. Then each format of each decision is tried
+      alone, by forward passes on `data`, and the formats that are estimated
+      to add least to the loss within the target stay for the rest of the
+      training. The passes take 8 % of the training at most, or one batch
+      each.
     - `"reinforce"`, the controller of the paper (FLIQS): at every step each
       decision samples a format, the model trains one ordinary step with
       them, and a policy learns from the loss of that batch and the cost of
@@ -50,7 +51,8 @@ class FormatSearch(FormatTraining):
             by extra forward passes: a pair of arrays `(inputs, targets)`, or
             an iterable of such batches. Not needed by `"reinforce"`.
         controller: `"sensitivity"`, `"reinforce"`, or the settings of one: a
-            `fliqs_keras.Sensitivity` or `fliqs_keras.Reinforce`.
+            `fliqs_keras.Sensitivity` or `fliqs_keras.Reinforce`. Defaults to
+            `"sensitivity"` with `data` and to `"reinforce"` without.
         activation_delay: Share of the steps before activations are
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says;
@@ -85,12 +87,20 @@ class FormatSearch(FormatTraining):
         cost: BitOps | None = None,
         *,
         data: Any = None,
-        controller: str | Reinforce | Sensitivity = "sensitivity",
+        controller: str | Reinforce | Sensitivity | None = None,
         activation_delay: float = 0.125,
         total_steps: int | None = None,
         seed: int | None = None,
     ):
         super().__init__(cost or BitOps(), data, activation_delay, total_steps)
+        if controller is None:
+            controller = "reinforce" if data is None else "sensitivity"
+            if data is None:
+                logging.warning(
+                    "Searching by the paper's policy. With a few hundred "
+                    "training examples, `FormatSearch(data=(x, y))`, formats "
+                    "are compared directly, which finds better ones."
+                )
         self.controller_config = _controller_config(controller)
         if self.controller_config.needs_data and data is None:
             raise ValueError(

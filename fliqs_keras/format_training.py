@@ -104,6 +104,7 @@ class FormatTraining(keras.callbacks.Callback):
             calibration.fit_weight_thresholds(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._bring_state_back()
         controller = self._controller
         if self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
@@ -118,6 +119,7 @@ class FormatTraining(keras.callbacks.Callback):
         self._stand_on(controller.choice)
 
     def on_train_batch_end(self, batch, logs=None):
+        self._bring_state_back()
         controller = self._controller
         cost = controller.cost
         controller.step(-self._batch_loss(), cost)
@@ -130,6 +132,11 @@ class FormatTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None and self.history:
             logs.update(self.history[-1])
+
+    def _bring_state_back(self) -> None:
+        """On JAX, has `fit` put its state back into the variables."""
+        # Which it does when a callback asks for the model.
+        _ = self.model
 
     def on_test_begin(self, logs=None):
         # Validation within `fit` judges what the training would end on now.

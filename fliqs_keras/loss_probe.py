@@ -40,7 +40,7 @@ class LossProbe:
         self._model = model
         self._set_formats = set_formats
         self._batches = _batches(data)
-        self._losses = self._batch_loss
+        self._losses = self._example_losses
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -58,9 +58,9 @@ class LossProbe:
                 whatever its size.
 
         Returns:
-            The losses, a row a choice and a column an example. On backends
-            other than TensorFlow, and for models whose loss takes no sample
-            weights, a column is a batch.
+            The losses, a row a choice and a column an example. For models
+            whose loss takes no sample weights, and on backends other than
+            TensorFlow and JAX, a column is a batch.
         """
         sizes = [len(keras.tree.flatten(batch)[0]) for batch in self._batches]
         count = max(1, int(np.sum(np.cumsum(sizes) <= max_examples)))
@@ -91,40 +91,47 @@ class LossProbe:
             dtype="float64",
         )
 
-    def _batch_loss(self, batch):
-        x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        loss = self._model.compute_loss(
-            x=x,
-            y=y,
-            y_pred=self._model(x, training=True),
-            sample_weight=given_weight,
-        )
-        return ops.reshape(loss, (1,))
-
     def _example_losses(self, batch):
         """Returns the loss of each example, whatever the loss function.
 
         A loss is linear in the weights of its examples: their gradient is
         what each contributes.
         """
-        import tensorflow as tf
-
         x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
         predicted = self._model(x, training=True)
         size = ops.shape(keras.tree.flatten(y)[0])[0]
         weight = ops.ones((size,)) if given_weight is None else given_weight
         weight = ops.cast(weight, "float32")
-        with tf.GradientTape() as tape:
-            tape.watch(weight)
-            loss = self._model.compute_loss(
+
+        def loss_of(weight):
+            return self._model.compute_loss(
                 x=x, y=y, y_pred=predicted, sample_weight=weight
             )
-        gradient = tape.gradient(loss, weight)
+
+        loss, gradient = _value_and_gradient(loss_of, weight)
         if gradient is None:
             return ops.reshape(loss, (1,))
         shares = ops.reshape(gradient * weight, (size, -1))
         shares = ops.sum(shares, axis=1) * ops.cast(size, "float32")
         return shares - ops.mean(shares) + loss
+
+
+def _value_and_gradient(function, x):
+    """Returns `function(x)` and its gradient, `None` if it ignores `x`."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return value, tape.gradient(value, x)
+    if backend == "jax":
+        import jax
+
+        value, gradient = jax.value_and_grad(function)(x)
+        return value, gradient if gradient.any() else None
+    return function(x), None
 
 
 def _restore(state: Sequence[tuple[keras.Variable, np.ndarray]]) -> None:

@@ -332,9 +332,19 @@ def test_search_refuses_before_training(formats, target, message):
 
 
 @pytest.mark.parametrize(
+    "data, expected",
+    [(None, fliqs_keras.Reinforce), (make_data(8), fliqs_keras.Sensitivity)],
+    ids=["without_data", "with_data"],
+)
+def test_default_controller_is_the_best_that_the_data_allows(data, expected):
+    search = fliqs_keras.FormatSearch(("INT4", 1.0), data=data)
+    assert isinstance(search.controller_config, expected)
+
+
+@pytest.mark.parametrize(
     "settings, message",
     [
-        ({}, "training examples"),
+        ({"controller": "sensitivity"}, "training examples"),
         ({"controller": "magic"}, "reinforce"),
         ({"controller": "reinforce", "activation_delay": 1.0}, "below 1"),
     ],
