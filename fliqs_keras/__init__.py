@@ -5,9 +5,11 @@ from fliqs_keras.formats import Format as Format
 from fliqs_keras.formats import IntFormat as IntFormat
 from fliqs_keras.formats import parse_format as parse_format
 from fliqs_keras.rounding import round_to_format as round_to_format
-from fliqs_keras.quantizers import ActivationQuantizer as ActivationQuantizer
 from fliqs_keras.quantizers import SwitchableQuantizer as SwitchableQuantizer
-from fliqs_keras.quantizers import WeightQuantizer as WeightQuantizer
+from fliqs_keras.following_quantizers import (
+    ActivationQuantizer as ActivationQuantizer,
+)
+from fliqs_keras.following_quantizers import WeightQuantizer as WeightQuantizer
 from fliqs_keras.quantize_configs import (
     SwitchableQuantizeConfig as SwitchableQuantizeConfig,
 )

@@ -9,13 +9,10 @@ import keras
 import numpy as np
 
 from fliqs_keras.files import write_atomically
+from fliqs_keras.following_quantizers import ActivationQuantizer
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantized_layers import quantized_layers
-from fliqs_keras.quantizers import (
-    OFF,
-    ActivationQuantizer,
-    SwitchableQuantizer,
-)
+from fliqs_keras.quantizers import OFF, SwitchableQuantizer
 
 __all__ = ["FormatAssignment"]
 

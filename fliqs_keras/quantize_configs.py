@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from fliqs_keras._tfmot import QuantizeConfig
-from fliqs_keras.formats import Format, parse_format
-from fliqs_keras.quantizers import (
+from fliqs_keras.following_quantizers import (
     ActivationQuantizer,
-    SwitchableQuantizer,
     WeightQuantizer,
 )
+from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.quantizers import SwitchableQuantizer
 
 __all__ = ["SwitchableQuantizeConfig"]
 

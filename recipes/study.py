@@ -23,6 +23,7 @@ from absl import app, flags
 
 import fliqs_keras
 from recipes import data, dataset_flags, models, study_table, training_flags
+from recipes.rival_assignments import draw_assignment, widen_by_hand
 
 SPACES = {
     "wide": ("INT2", "INT3", "INT4", "INT5", "INT6", "INT7", "INT8"),
@@ -214,7 +215,10 @@ class Study:
         return self._train_fixed(run, model, assignment)
 
     def _by_hand(self, run: Run, model: keras.Model):
-        return self._train_fixed(run, model, widen_by_hand(model, run))
+        assignment = widen_by_hand(
+            model, SPACES[run.space], run.budget[0], target_of(model, run)
+        )
+        return self._train_fixed(run, model, assignment)
 
     def _from_scratch(self, run: Run, model: keras.Model):
         search = self._find(dataclasses.replace(run, method="sensitivity"))
@@ -240,7 +244,12 @@ class Study:
                 self._train_fixed(
                     dataclasses.replace(run, seed=seed),
                     model,
-                    draw_assignment(model, run, generator),
+                    draw_assignment(
+                        model,
+                        SPACES[run.space],
+                        target_of(model, run),
+                        generator,
+                    ),
                 )
             )
         return max(trials, key=lambda trial: trial["held_out_accuracy"])
@@ -324,53 +333,6 @@ def target_of(model: keras.Model, run: Run) -> float:
     name, factor = run.budget
     names = fliqs_keras.FormatAssignment.from_model(model)
     return factor * fliqs_keras.BitOps()(model, dict.fromkeys(names, name))
-
-
-def widen_by_hand(model: keras.Model, run: Run) -> dict[str, str]:
-    """Returns what a person may choose: first, last and 1x1 layers wider.
-
-    All layers start at the budget's format. Then each of those layers takes
-    the widest format that the budget still allows.
-    """
-    cost = fliqs_keras.BitOps()
-    target = target_of(model, run) * (1 + 1e-9)
-    names = list(fliqs_keras.FormatAssignment.from_model(model))
-    assignment = dict.fromkeys(names, run.budget[0])
-    small = [n for n in names if _is_pointwise(model.get_layer(n))]
-    for name in dict.fromkeys([names[0], names[-1], *small]):
-        for wider in SPACES[run.space]:
-            trial = {**assignment, name: wider}
-            if cost(model, assignment) <= cost(model, trial) <= target:
-                assignment = trial
-    return assignment
-
-
-def _is_pointwise(layer: keras.layers.Layer) -> bool:
-    return getattr(layer, "kernel_size", None) == (1, 1)
-
-
-def draw_assignment(
-    model: keras.Model, run: Run, generator: np.random.Generator
-) -> dict[str, str]:
-    """Draws formats evenly until they cost 0.9 to 1.0 of the target."""
-    target = target_of(model, run)
-    table = fliqs_keras.BitOps().table(model)
-    names = fliqs_keras.FormatAssignment.from_model(model)
-    formats = SPACES[run.space]
-    # Even draws almost never meet a low target: narrow formats are then
-    # drawn more often.
-    tilt = 0.0
-    while True:
-        tilt += 0.01
-        odds = np.exp(-tilt * np.arange(len(formats)))
-        choice = generator.choice(
-            len(formats), size=len(table), p=odds / odds.sum()
-        )
-        cost = sum(row[i] for row, i in zip(table, choice, strict=True))
-        if 0.9 * target <= cost <= target * (1 + 1e-9):
-            return {
-                name: formats[i] for name, i in zip(names, choice, strict=True)
-            }
 
 
 def read_results(path: pathlib.Path) -> list[dict[str, Any]]:

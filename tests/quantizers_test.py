@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from fliqs_keras import _tfmot, quantizers
+from fliqs_keras.following_quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+)
 from fliqs_keras.formats import parse_format
-from fliqs_keras.quantizers import ActivationQuantizer, WeightQuantizer
 from fliqs_keras.rounding import round_to_format
 from fliqs_keras.thresholds import (
     count_magnitudes,

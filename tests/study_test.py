@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fliqs_keras
-from recipes import data, models, study, study_table
+from recipes import data, models, rival_assignments, study, study_table
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,12 @@ def test_by_hand_widens_first_last_and_pointwise():
         models.build("separable_net", (28, 28, 1), 10), study.SPACES["fliqs_s"]
     )
     run = study.Run("separable_net", "fliqs_s", "by_hand", 0, ("INT4", 1.8))
-    assignment = study.widen_by_hand(model, run)
+    assignment = rival_assignments.widen_by_hand(
+        model,
+        study.SPACES[run.space],
+        run.budget[0],
+        study.target_of(model, run),
+    )
     wide = {name for name, f in assignment.items() if f == "INT8"}
     assert {"stem", "head"} <= wide
     assert not any(name.startswith("depthwise") for name in wide)
@@ -179,7 +184,12 @@ def test_random_assignments_use_their_budget():
         run = study.Run("conv_net", "wide", "random", 0, budget)
         generator = np.random.default_rng(0)
         for _ in range(5):
-            assignment = study.draw_assignment(model, run, generator)
+            assignment = rival_assignments.draw_assignment(
+                model,
+                study.SPACES[run.space],
+                study.target_of(model, run),
+                generator,
+            )
             share = cost(model, assignment) / study.target_of(model, run)
             assert 0.9 <= share <= 1 + 1e-9
             drawn.add(str(assignment))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from fliqs_keras.export.op_versions import op_version
+
 __all__ = ["Graph", "Quantization"]
 
 _TYPES = {k: v for k, v in vars(schema.TensorType).items() if k.isupper()}
@@ -31,31 +33,6 @@ _OPTIONS = {
     "SELECT_V2": "SelectV2Options",
     "SUB": "SubOptions",
 }
-
-# Where an op needs a later version than its first, by the low-bit type that it
-# reads or writes, and for broadcasting more than four dimensions.
-_TYPE_VERSIONS = {
-    "CAST": {"FLOAT16": 5, "BFLOAT16": 7},
-    "DEQUANTIZE": {"INT2": 6, "INT4": 6, "INT8": 5, "INT16": 3, "FLOAT16": 3},
-    "GATHER": {"INT4": 7, "INT8": 2, "INT16": 4},
-    # The integer kernels of ops that were converted as float ops.
-    "ADD": {"INT8": 2},
-    "AVERAGE_POOL_2D": {"INT8": 2},
-    "BATCH_TO_SPACE_ND": {"INT8": 2},
-    "CONCATENATION": {"INT8": 2},
-    "CONV_2D": {"INT8": 3, "INT4": 7},
-    "DEPTHWISE_CONV_2D": {"INT8": 3, "INT4": 7},
-    "FULLY_CONNECTED": {"INT8": 12},
-    "MAX_POOL_2D": {"INT8": 2},
-    "MEAN": {"INT8": 2},
-    "PAD": {"INT8": 2},
-    "SLICE": {"INT8": 2},
-    "SPACE_TO_BATCH_ND": {"INT8": 2},
-    "STRIDED_SLICE": {"INT8": 2},
-    "TRANSPOSE": {"INT8": 2},
-    "QUANTIZE": {"INT16": 2},
-}
-_WIDE_BROADCAST_VERSIONS = {"DIV": 2, "MAXIMUM": 3, "MINIMUM": 3, "SUB": 3}
 
 
 class Quantization(NamedTuple):
@@ -386,12 +363,7 @@ class Graph:
 
     def _version(self, kind: str, inputs: list[int], output: int) -> int:
         types = [self.type_name(t) for t in (*inputs, output) if t >= 0]
-        by_type = _TYPE_VERSIONS.get(kind, {})
-        version = max(by_type.get(name, 1) for name in types)
-        shape = self._subgraph.tensors[output].shape
-        if shape is not None and len(shape) > 4:
-            version = max(version, _WIDE_BROADCAST_VERSIONS.get(kind, 1))
-        return version
+        return op_version(kind, types, len(self.shape(output)))
 
     def _op_code(self, kind: str, version: int) -> int:
         code = _OPS[kind]
