@@ -8,6 +8,7 @@ import pytest
 from keras import applications
 
 import fliqs_keras
+from tests.backends import IS_TENSORFLOW
 from tests.testing import assert_equal, run
 
 pytestmark = pytest.mark.slow
@@ -109,12 +110,13 @@ def check_model(model, tmp_path):
     quantized.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert_equal(run(loaded, x), run(quantized, x))
-    return summary
+    return quantized, x
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, tmp_path):
-    summary = check_model(build_family(name), tmp_path)
+    model, _ = check_model(build_family(name), tmp_path)
+    summary = fliqs_keras.summary(model)
     # Nothing but factors and offsets a channel stays in float.
     odd = {"ConvNeXtTiny": {"LayerScale"}}.get(name, set())
     assert {row.layer_class for row in summary.left_out} <= odd | {
@@ -135,13 +137,18 @@ HUB = {
 @pytest.mark.parametrize("name", HUB)
 def test_hub_model(name, tmp_path):
     build, holders_of_raw_weights = HUB[name]
-    summary = check_model(build(), tmp_path)
+    model, x = check_model(build(), tmp_path)
+    summary = fliqs_keras.summary(model)
     classes = {row.layer_class for row in summary.left_out}
     norms = {"BatchNormalization", "LayerNormalization"}
     assert classes - norms == holders_of_raw_weights
     for row in summary.left_out:
         if row.layer_class in holders_of_raw_weights:
             assert "no quantize config" in row.reason
+    if IS_TENSORFLOW:
+        path = tmp_path / "model.tflite"
+        report = fliqs_keras.export_tflite(model, path, verify_data=x)
+        assert not report.left_in_float
 
 
 if __name__ == "__main__":
