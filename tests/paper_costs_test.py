@@ -8,6 +8,8 @@ import pytest
 import fliqs_keras
 from recipes import paper_models
 
+pytestmark = pytest.mark.slow
+
 BUILDERS = {
     "resnet18": paper_models.resnet18,
     "mobilenet_v2": paper_models.mobilenet_v2,
