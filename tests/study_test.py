@@ -11,6 +11,8 @@ import pytest
 import fliqs_keras
 from recipes import data, models, rival_assignments, study, study_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dataset():
