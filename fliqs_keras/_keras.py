@@ -106,11 +106,15 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if id(weight) not in others]
 
 
+class UnknownShapeError(ValueError):
+    """A model does not know the shapes of its inputs."""
+
+
 def call_on_zeros(model: keras.Model) -> Any:
     """Calls a model, in inference, on a batch of one example of zeros.
 
     Raises:
-        ValueError: If the model does not know the shapes of its inputs.
+        UnknownShapeError: If the model does not know the shapes of its inputs.
     """
     if isinstance(model, Functional | keras.Sequential):
         # `Sequential.input` needs a call; `inputs` has no structure.
@@ -129,7 +133,7 @@ def call_on_zeros(model: keras.Model) -> Any:
             for name, shape in shapes["shapes_dict"].items()
         }
         return model(**arguments)
-    raise ValueError(
+    raise UnknownShapeError(
         f"Expected model {model.name!r} to know the shapes of its inputs. "
         "Received: a model without them. Call it on a batch of data first"
     )
@@ -144,7 +148,7 @@ def _zero_structure(model: keras.Model, shapes: Any) -> Any:
 def _zeros(model: keras.Model, shape: tuple[int | None, ...], dtype: str):
     shape = (1, *shape[1:])
     if None in shape:
-        raise ValueError(
+        raise UnknownShapeError(
             f"Expected model {model.name!r} to have inputs of known shape "
             f"but for the batch. Received: an input of shape {shape}. Build "
             "the model with a fixed input shape"

@@ -5,6 +5,7 @@ import math
 
 import keras
 
+from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
 from fliqs_keras.costs import count_macs
 from fliqs_keras.model_layers import left_out
@@ -104,7 +105,7 @@ def summary(model: keras.Model) -> ModelSummary:
     decisions(model)
     try:
         macs = count_macs(model)
-    except ValueError:
+    except _keras.UnknownShapeError:
         macs = {}
     quantized = [
         _quantized_row(layer, macs.get(layer.quantize_config.decision))

@@ -121,7 +121,7 @@ class TraceCounter(quantized_layers.CallHook):
         return super().weight(layer, variable, quantizer)
 
 
-def check_training(model, x, jit_compile):
+def check_compiled(model, x, jit_compile):
     """Compiled equals eager, and switching formats traces nothing anew."""
     model.compile("sgd", loss=None, jit_compile=jit_compile)
     counter = TraceCounter()
@@ -131,7 +131,7 @@ def check_training(model, x, jit_compile):
             got = keras.tree.flatten(model.predict(x, verbose=0))
             if number_format == FORMATS[0]:
                 traced = counter.count
-        assert counter.count == traced
+        assert counter.count == traced > 0
     for a, b in zip(got, run(model, x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max())
 
@@ -152,7 +152,7 @@ def run_layer_test(kind, layer, x, tmp_path, calls=1):
         assert_equal(got, outputs.setdefault(number_format, got))
     assert len({y[0].tobytes() for y in outputs.values()}) == len(FORMATS)
     check_gradients(model, original, x, "INT2")
-    check_training(model, x, jit_compile)
+    check_compiled(model, x, jit_compile)
     set_all(model, "INT2")
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
