@@ -95,6 +95,12 @@ def test_network_in_integers(weights, activations, resolver):
     assert steps.max() <= 3.01 and steps.mean() < 1
 
 
+@pytest.mark.parametrize("weights", ["INT6", "INT4", "INT2", "E2M1"])
+def test_codes_that_fill_their_type_leave_the_bias_fine(weights):
+    steps, _, _ = steps_apart(weights, "INT8", "AUTO", weight_storage="fast")
+    assert steps.max() <= 1.01 and steps.mean() < 0.1
+
+
 def test_nothing_is_float_between_the_ends():
     _, buffer, _ = steps_apart("INT8", "INT8", "AUTO")
     # What may be negative is quantized twice, to saturate at either end.

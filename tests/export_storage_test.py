@@ -79,6 +79,23 @@ def test_storage_table(name, compact, fast):
         assert storage.tensor_type + lookup == expected
 
 
+@pytest.mark.parametrize(
+    "name, compact, fast",
+    [
+        # -31 * 4 and 31 * 4 fit in 8 bits, times 8 they do not.
+        ("INT6", ("INT8", 1 / 4), ("INT8", 1 / 4)),
+        ("INT4", ("INT4", 1), ("INT8", 1 / 16)),
+        ("INT3", ("INT4", 1 / 2), ("INT8", 1 / 32)),
+        # Steps of a half up to 6: 12 of them, times 8.
+        ("E2M1", ("INT8", 1 / 16), ("INT8", 1 / 16)),
+    ],
+)
+def test_integer_mode_fills_the_type(name, compact, fast):
+    for choice, expected in {"compact": compact, "fast": fast}.items():
+        storage = storage_of(parse_format(name), choice, "integer")
+        assert (storage.tensor_type, storage.unit) == expected
+
+
 def test_float32_is_not_stored_anew():
     assert storage_of(parse_format("FP32")) is None
 

@@ -15,7 +15,8 @@ rank of each code, looked up in a table, and a 16-bit float as itself.
 | FP16 and others that FLOAT16 holds | FLOAT16 | FLOAT16 |
 | BF16 and others that BFLOAT16 holds | BFLOAT16 | BFLOAT16 |
 
-In integer mode E2M1 is kept as INT8, since integer kernels look nothing up.
+In integer mode E2M1 is kept as INT8, since integer kernels look nothing up,
+and integers fill their type: a finer scale is one for the bias, too.
 """
 
 import dataclasses
@@ -104,7 +105,8 @@ def storage_of(
     if format.bits > 16:
         return None
     if mode == "integer":
-        integers = _as_integers(format, 8 if weight_storage == "fast" else 2)
+        fewest_bits = 8 if weight_storage == "fast" else 2
+        integers = _as_integers(format, fewest_bits, fill=True)
         if integers is not None and integers.bits <= 8:
             return integers
     # Where two cost the same, the first is taken.
@@ -155,12 +157,17 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(shifted, axis=1)
 
 
-def _as_integers(format: Format, fewest_bits: int = 2) -> Storage | None:
+def _as_integers(
+    format: Format, fewest_bits: int = 2, *, fill: bool = False
+) -> Storage | None:
     unit = 2.0 ** (format.min_exponent - format.mantissa_bits)
     for tensor_type in _SIGNED_TYPES:
-        bits = _BITS[tensor_type]
-        if bits >= fewest_bits and format.max_code / unit < 2 ** (bits - 1):
-            return Storage(tensor_type, unit)
+        limit = 2 ** (_BITS[tensor_type] - 1)
+        if _BITS[tensor_type] < fewest_bits or format.max_code / unit >= limit:
+            continue
+        while fill and format.max_code / unit < limit / 2:
+            unit /= 2
+        return Storage(tensor_type, unit)
     return None
 
 
