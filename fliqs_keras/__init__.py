@@ -31,9 +31,11 @@ from fliqs_keras.sensitivity import Sensitivity as Sensitivity
 from fliqs_keras.callbacks import FixedFormats as FixedFormats
 from fliqs_keras.callbacks import FormatSearch as FormatSearch
 from fliqs_keras.export.running import run_tflite as run_tflite
+from fliqs_keras.export.onnx.running import run_onnx as run_onnx
 from fliqs_keras.export.verification import (
     VerificationReport as VerificationReport,
 )
 from fliqs_keras.export.verification import verify_export as verify_export
 from fliqs_keras.export.report import ExportReport as ExportReport
 from fliqs_keras.export.tflite import export_tflite as export_tflite
+from fliqs_keras.export.onnx.exporter import export_onnx as export_onnx

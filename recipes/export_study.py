@@ -147,7 +147,7 @@ def _compare(
             model, path, dataset.x_test, batch_size=250
         )
         predicted = fliqs_keras.run_tflite(path, dataset.x_test).argmax(axis=1)
-    (delegate,), (builtin,) = verification.xnnpack, verification.builtin
+    (delegate,), (builtin,) = verification.runs.values()
     expected = model.predict(dataset.x_test, verbose=0).argmax(axis=1)
     return {
         "accuracy": float((expected == dataset.y_test).mean()),

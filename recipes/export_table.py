@@ -8,6 +8,7 @@ and without the runtime's delegate. It takes about ten minutes.
 """
 
 import collections
+import itertools
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -166,7 +167,7 @@ def export_all(format_name: str, choice: str) -> dict[str, Cell]:
     for row in report.layers:
         rows[row.path.split("/")[0]].append(row)
     differences = collections.defaultdict(float)
-    for row in (*verification.xnnpack, *verification.builtin):
+    for row in itertools.chain(*verification.runs.values()):
         differences[row.output] = max(differences[row.output], row.largest)
     return {
         kind: Cell(

@@ -76,7 +76,7 @@ def test_report_of_compact_storage(model, path):
     # A byte for each of 288 + 144 + 48.
     assert dataclasses.astuple(costs["fast"]) == ("fast", 480, 0)
     assert report.verification.agrees
-    assert report.verification.xnnpack[0].largest < 1e-5
+    assert report.verification.runs["xnnpack"][0].largest < 1e-5
 
 
 def test_report_as_text(model, path):

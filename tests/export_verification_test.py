@@ -1,5 +1,6 @@
 """Files run beside their Keras models, and the figures worked by hand."""
 
+import itertools
 import sys
 
 import keras
@@ -59,7 +60,7 @@ def test_differences_worked_by_hand(tmp_path):
     report = verify_export(model, path, X)
     # Keras returns 0, 1.25, 2.5 and 5, the file 0, 1, 2 and 4.
     expected = OutputDifference("output_0", 1.0, 1 / 5, (0.25 + 0.5 + 1) / 20)
-    for rows in (report.xnnpack, report.builtin):
+    for rows in report.runs.values():
         assert rows[0] == pytest.approx(expected)
     assert report.keras_noise == (OutputDifference("output_0", 1.0, 0.0, 0.0),)
     assert report.examples == 2
@@ -72,7 +73,7 @@ def test_argmax_of_swapped_outputs(tmp_path):
     model.layers[1].kernel.assign([[0, 1], [1, 0]])
     report = verify_export(model, path, np.float32([[0, 1], [2, 4], [3, 3]]))
     # Where both elements are the same, the first counts on either side.
-    assert report.xnnpack[0].argmax_agreement == pytest.approx(1 / 3)
+    assert report.runs["xnnpack"][0].argmax_agreement == pytest.approx(1 / 3)
 
 
 def test_what_is_no_number_never_agrees(tmp_path):
@@ -80,7 +81,7 @@ def test_what_is_no_number_never_agrees(tmp_path):
     path = write(model, tmp_path / "model.tflite")
     model.layers[1].kernel.assign([[1, np.nan], [0, 1]])
     report = verify_export(model, path, X, tolerance=1e6)
-    assert report.xnnpack[0].mean == np.inf
+    assert report.runs["xnnpack"][0].mean == np.inf
     assert not report.agrees
 
 
@@ -98,8 +99,8 @@ def test_agreement_allows_for_the_noise_of_keras(mean, noise, agrees):
     good = (OutputDifference("y", 1.0, 0.0, 0.0),)
     rows = (OutputDifference("y", 1.0, 0.5, mean),)
     noise = tuple(OutputDifference("y", 1.0, 0.5, mean) for mean in noise)
-    assert VerificationReport(9, 1e-3, good, rows, noise).agrees == agrees
-    assert VerificationReport(9, 1e-3, rows, good, noise).agrees == agrees
+    for runs in ({"one": good, "two": rows}, {"one": rows, "two": good}):
+        assert VerificationReport(9, 1e-3, runs, noise).agrees == agrees
 
 
 def batches_with_labels(inputs):
@@ -117,8 +118,10 @@ def test_several_inputs_and_outputs(as_data, batch_size, tmp_path):
     data = as_data(forked_inputs())
     report = verify_export(model, path, data, batch_size=batch_size)
     assert report.agrees and report.examples == 5
-    assert [row.output for row in report.builtin] == ["features", "one"]
-    assert all(row.largest < 1e-6 for row in report.xnnpack + report.builtin)
+    rows = report.runs["builtin"]
+    assert [row.output for row in rows] == ["features", "one"]
+    rows = itertools.chain(*report.runs.values())
+    assert all(row.largest < 1e-6 for row in rows)
 
 
 def test_a_list_of_inputs_and_of_outputs(tmp_path):

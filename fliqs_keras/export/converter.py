@@ -13,7 +13,7 @@ from fliqs_keras import _keras
 from fliqs_keras.export.signature import flatten_outputs
 from fliqs_keras.quantized_layers import CallHook, use_hook
 
-__all__ = ["convert"]
+__all__ = ["convert", "unrolled_function"]
 
 _SIGNATURE = "serving_default"
 _FOREIGN_OP = re.compile(r"\b(?:Flex|tf\.)([A-Z]\w+)")
@@ -39,20 +39,11 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
     Raises:
         ValueError: If the model cannot be converted.
     """
-    leaves = keras.tree.flatten(specs)
-    values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
-
-    @tf.function(input_signature=leaves, autograph=False)
-    def serve(*inputs):
-        inputs = keras.tree.pack_sequence_as(specs, inputs)
-        constants = [(v, tf.constant(value)) for v, value in values]
-        with _keras.SubstituteScope(constants), use_hook(hook):
-            outputs = flatten_outputs(model(inputs, training=False))
-        # An output that is an input would lose one of its two names.
-        return {name: tf.identity(y) for name, y in outputs.items()}
-
-    with tempfile.TemporaryDirectory() as folder, _unrolled(model):
-        graph = _trace(serve)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        unrolled_function(model, specs, hook) as serve,
+    ):
+        graph = serve.get_concrete_function()
         module = tf.Module()
         module.serve = serve
         # Of layers that hold variables which are not Keras's.
@@ -66,22 +57,59 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
             raise ValueError(_explain(str(error))) from error
 
 
-def _trace(function: Callable) -> Any:
+@contextlib.contextmanager
+def unrolled_function(
+    model: keras.Model, specs: Any, hook: CallHook
+) -> Iterator[tf.types.experimental.PolymorphicFunction]:
+    """A traced function of a model in inference, with all weights constant.
+
+    Recurrent layers unroll their steps meanwhile: runtimes have no such loop.
+
+    Args:
+        model: The model.
+        specs: A named `tf.TensorSpec` for each of its inputs, in their
+            structure.
+        hook: The hook of its quantized layers.
+
+    Yields:
+        A function from the inputs, one by one, to a dictionary of outputs by
+        the names of `flatten_outputs`.
+
+    Raises:
+        ValueError: If a recurrent layer has a sequence of open length.
+    """
+    leaves = keras.tree.flatten(specs)
+    values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
+
+    @tf.function(input_signature=leaves, autograph=False)
+    def serve(*inputs):
+        inputs = keras.tree.pack_sequence_as(specs, inputs)
+        constants = [(v, tf.constant(value)) for v, value in values]
+        with _keras.SubstituteScope(constants), use_hook(hook):
+            outputs = flatten_outputs(model(inputs, training=False))
+        # An output that is an input would lose one of its two names.
+        return {name: tf.identity(y) for name, y in outputs.items()}
+
+    with _unrolled(model):
+        _trace(serve)
+        yield serve
+
+
+def _trace(function: Callable) -> None:
     try:
-        return function.get_concrete_function()
+        function.get_concrete_function()
     except ValueError as error:
         if "unroll" not in str(error):
             raise
         raise ValueError(
             "Expected recurrent layers to have a known number of steps, as "
-            "LiteRT runs them unrolled. Received: sequences of open length. "
-            "Fix it by `input_signature`, or when the model is built"
+            "they run unrolled in the file. Received: sequences of open "
+            "length. Fix it by `input_signature`, or when the model is built"
         ) from error
 
 
 @contextlib.contextmanager
 def _unrolled(model: keras.Model) -> Iterator[None]:
-    """Has recurrent layers unroll their steps, as LiteRT has no such loop."""
     layers = [
         layer
         for layer in _keras.flatten_layers(model)

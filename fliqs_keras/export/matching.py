@@ -71,7 +71,9 @@ def _layouts(codes: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     to_front = [[a, *(b for b in axes if b != a)] for a in reversed(axes)]
     to_back = [[*(b for b in axes if b != a), a] for a in reversed(axes)]
     rotated = [axes[a:] + axes[:a] for a in axes]
-    orders = [tuple(order) for order in (*to_front, *to_back, *rotated)]
+    # ONNX: outputs, inputs, then space.
+    swapped = [[*reversed(axes[-2:]), *axes[:-2]]]
+    orders = map(tuple, (*to_front, *to_back, *rotated, *swapped))
     for order in dict.fromkeys(orders):
         yield codes.transpose(order).reshape(shape)
 

@@ -2,12 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
-from fliqs_keras.export.storage import Storage
 from fliqs_keras.export.tracing import Trace
 
 __all__ = ["LayerResult", "Placement", "summarize"]
+
+
+class AnyStorage(Protocol):
+    """What is asked of the storage of every kind of file."""
+
+    tensor_type: str
+    lookup: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Placement:
         is_integer: Whether ops compute on the codes as they are.
     """
 
-    storage: Storage | None
+    storage: AnyStorage | None
     bytes: int
     codes: int | None
     note: str

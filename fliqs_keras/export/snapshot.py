@@ -1,11 +1,12 @@
 """The quantized layers of a Keras model, as the exporter reads them."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fliqs_keras import _keras
-from fliqs_keras.export.markers import mark
 from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
 from fliqs_keras.quantized_layers import CallHook, QuantizedLayer
 from fliqs_keras.quantizers import SwitchableQuantizer
@@ -21,10 +22,16 @@ class Snapshot(CallHook):
 
     Args:
         layers: The layers, as they now are.
+        mark: Called with a tensor and a path, returns the tensor marked.
     """
 
-    def __init__(self, layers: list[QuantizedLayer]):
+    def __init__(
+        self,
+        layers: list[QuantizedLayer],
+        mark: Callable[[tf.Tensor, str], tf.Tensor],
+    ):
         self._layers = layers
+        self._mark = mark
         self._paths = {}
         for layer in layers:
             path = name = layer.quantize_config.decision
@@ -52,14 +59,14 @@ class Snapshot(CallHook):
             return inputs
         path = self._paths[id(layer)]
         return keras.tree.map_structure(
-            lambda x: mark(x, path) if tf.is_tensor(x) else x, inputs
+            lambda x: self._mark(x, path) if tf.is_tensor(x) else x, inputs
         )
 
     def input(self, layer, quantizer, inputs):
         return inputs
 
     def output(self, layer, quantizer, outputs):
-        return mark(outputs, self._output_path(layer))
+        return self._mark(outputs, self._output_path(layer))
 
     def _output_path(self, layer: QuantizedLayer) -> str:
         return f"{self._paths[id(layer)]}:output"

@@ -1,24 +1,25 @@
 """Export of a quantized Keras model to a LiteRT file."""
 
 import os
-import pathlib
 from typing import Any
 
 import keras
-from absl import logging
 
-from fliqs_keras.assignments import decisions
+from fliqs_keras.export.checks import (
+    check_agreement,
+    check_calibrated,
+    check_destination,
+    log_floats,
+)
 from fliqs_keras.export.converter import convert
+from fliqs_keras.export.markers import mark
 from fliqs_keras.export.patcher import patch
 from fliqs_keras.export.report import ExportReport, storage_costs
 from fliqs_keras.export.signature import input_specs
 from fliqs_keras.export.snapshot import Snapshot
-from fliqs_keras.export.verification import (
-    VerificationReport,
-    verify_export,
-)
+from fliqs_keras.export.verification import verify_export
 from fliqs_keras.files import write_atomically
-from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
+from fliqs_keras.quantized_layers import quantized_layers
 
 __all__ = ["export_tflite"]
 
@@ -95,16 +96,16 @@ def export_tflite(
     >>> [(row.path, row.tensor_type) for row in report.layers]
     [('conv', 'INT8'), ('head', 'INT4')]
     """
-    _check_call(path, mode=mode, weight_storage=weight_storage)
+    check_destination(path)
+    _check_choices(mode=mode, weight_storage=weight_storage)
     if integer_io and mode != "integer":
         raise ValueError(
             "Expected `integer_io` in integer mode only. Received: "
             f"mode={mode!r}; pass mode='integer'"
         )
-    decisions(model)
     layers = quantized_layers(model)
-    _check_calibrated(layers)
-    snapshot = Snapshot(layers)
+    check_calibrated(model, layers)
+    snapshot = Snapshot(layers, mark)
     specs = snapshot.specs()
     converted = convert(model, input_specs(model, input_signature), snapshot)
     content, rows = patch(
@@ -127,7 +128,7 @@ def export_tflite(
             verify_data,
             tolerance=_EXACT_TOLERANCE if is_exact else _ROUNDED_TOLERANCE,
         )
-        _check_agreement(verification, path)
+        check_agreement(verification, path)
 
     write_atomically(
         path, content, check=None if verify_data is None else verify
@@ -140,62 +141,14 @@ def export_tflite(
         storage_costs=storage_costs(specs, mode),
         verification=verification,
     )
-    _log_floats(report)
+    log_floats(report)
     return report
 
 
-def _check_call(path: str | os.PathLike, **choices: str) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Expected the TensorFlow backend to export from. Received: "
-            f"{keras.backend.backend()!r}. Save the model, and load and export "
-            "it under KERAS_BACKEND=tensorflow"
-        )
+def _check_choices(**choices: str) -> None:
     for name, value in choices.items():
         if value not in _CHOICES[name]:
             raise ValueError(
                 f"Expected `{name}` to be one of {_CHOICES[name]}. "
                 f"Received: {name}={value!r}"
             )
-    folder = pathlib.Path(path).absolute().parent
-    if not folder.is_dir() or pathlib.Path(path).is_dir():
-        raise ValueError(
-            "Expected the path of a file in a folder that exists. Received: "
-            f"{os.fspath(path)!r}"
-        )
-
-
-def _check_calibrated(layers: list[QuantizedLayer]) -> None:
-    uncalibrated = [
-        layer.quantize_config.decision
-        for layer in layers
-        if not all(quantizer.is_calibrated for quantizer in layer.quantizers())
-    ]
-    if uncalibrated:
-        raise ValueError(
-            "Expected a model whose activation thresholds are set. Received: "
-            f"layers {uncalibrated} that have seen no data. Train the model, "
-            "or call `fliqs_keras.calibrate(model, data)`"
-        )
-
-
-def _check_agreement(
-    verification: VerificationReport, path: str | os.PathLike
-) -> None:
-    if not verification.agrees:
-        raise RuntimeError(
-            "Expected a file that computes what the Keras model does. "
-            f"Received:\n{verification}\n{os.fspath(path)!r} was not written. "
-            "Export without `verify_data` to look into the file"
-        )
-
-
-def _log_floats(report: ExportReport) -> None:
-    for row in report.left_in_float:
-        logging.warning(
-            "Layer %r (%s) is stored as %s: %s",
-            row.path,
-            row.format,
-            row.tensor_type,
-            row.reason,
-        )

@@ -1,6 +1,8 @@
 """Compares an exported file with its Keras model."""
 
 import dataclasses
+import functools
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from fliqs_keras.export.onnx.running import run_onnx
 from fliqs_keras.export.running import run_tflite
 from fliqs_keras.export.signature import (
     flatten_inputs,
@@ -52,8 +55,10 @@ class VerificationReport:
     Args:
         examples: Number of examples that were run.
         tolerance: Mean difference up to which the file agrees.
-        xnnpack: The differences, by output, with the default delegate.
-        builtin: Those of the runtime's own kernels, without the delegate.
+        runs: The differences, an output each, of each way to run the file.
+            LiteRT: `"xnnpack"`, with the default delegate, and `"builtin"`,
+            by the runtime's own kernels. ONNX: `"optimized"`, the graph
+            rewritten by the runtime, and `"plain"`, as it is in the file.
         keras_noise: Those of the Keras model compiled by XLA, from itself run
             op by op: what the order of additions alone makes. Empty where
             XLA cannot compile the model.
@@ -61,8 +66,7 @@ class VerificationReport:
 
     examples: int
     tolerance: float
-    xnnpack: tuple[OutputDifference, ...]
-    builtin: tuple[OutputDifference, ...]
+    runs: Mapping[str, tuple[OutputDifference, ...]]
     keras_noise: tuple[OutputDifference, ...]
 
     @property
@@ -77,7 +81,7 @@ class VerificationReport:
             np.isfinite(row.mean)
             and row.mean
             <= max(self.tolerance, _NOISE_MARGIN * noise.get(row.output, 0.0))
-            for row in (*self.xnnpack, *self.builtin)
+            for row in itertools.chain(*self.runs.values())
         )
 
     def render(self) -> str:
@@ -87,12 +91,13 @@ class VerificationReport:
             "range",
             f"{'':<10}{'output':<16}{'argmax':>8}{'largest':>10}{'mean':>10}",
         ]
-        for label in ("xnnpack", "builtin", "keras_noise"):
-            for row in getattr(self, label):
+        noise = {"noise": self.keras_noise}
+        for label, rows in {**self.runs, **noise}.items():
+            for row in rows:
                 same = row.argmax_agreement
                 argmax = "" if same is None else f"{same:.4f}"
                 lines.append(
-                    f"{label.replace('keras_', ''):<10}{row.output:<16}"
+                    f"{label:<10}{row.output:<16}"
                     f"{argmax:>8}{row.largest:>10.1e}{row.mean:>10.1e}"
                 )
         verdict = "agrees" if self.agrees else "DISAGREES"
@@ -113,8 +118,9 @@ def verify_export(
 ) -> VerificationReport:
     """Runs a file beside its Keras model and compares the outputs.
 
-    The file runs with and without the runtime's default delegate (XNNPACK).
-    The Keras model runs op by op, and compiled by XLA to see how far it is
+    A LiteRT file runs with and without the default delegate (XNNPACK), an
+    ONNX file with and without the optimizations of onnxruntime. The Keras
+    model runs op by op, and compiled by XLA to see how far it is
     from itself.
 
     Args:
@@ -139,7 +145,7 @@ def verify_export(
     Example:
 
     >>> report = fliqs_keras.verify_export(model, "model.tflite", x_test[:256])
-    >>> report.agrees, report.xnnpack[0].argmax_agreement
+    >>> report.agrees, report.runs["xnnpack"][0].argmax_agreement
     (True, 1.0)
     """
     if keras.backend.backend() != "tensorflow":
@@ -151,19 +157,33 @@ def verify_export(
     specs, inputs = _gather(model, data)
     fed = flatten_inputs(specs, inputs)
     expected = _run_keras(model, inputs, batch_size)
-    differences = []
-    for xnnpack in (True, False):
-        outputs = run_tflite(path, fed, batch_size, xnnpack=xnnpack)
+    runs = {}
+    for name, run in _ways_to_run(path).items():
+        outputs = run(path, fed, batch_size)
         if not isinstance(outputs, Mapping):
             outputs = {next(iter(expected)): outputs}
-        differences.append(_compare(outputs, expected))
+        runs[name] = _compare(outputs, expected)
     compiled = _run_compiled(model, inputs, batch_size)
     return VerificationReport(
         len(next(iter(fed.values()))),
         tolerance,
-        *differences,
+        runs,
         keras_noise=() if compiled is None else _compare(compiled, expected),
     )
+
+
+def _ways_to_run(path: str | os.PathLike) -> dict[str, Callable]:
+    with open(path, "rb") as file:
+        is_litert = file.read(8)[4:] == b"TFL3"
+    if is_litert:
+        return {
+            "xnnpack": run_tflite,
+            "builtin": functools.partial(run_tflite, xnnpack=False),
+        }
+    return {
+        "optimized": run_onnx,
+        "plain": functools.partial(run_onnx, optimize=False),
+    }
 
 
 def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:

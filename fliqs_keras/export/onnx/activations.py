@@ -1,0 +1,99 @@
+"""The nodes that quantize the input of a layer.
+
+Integers become QuantizeLinear and DequantizeLinear in 8 or 16 bits; FP16, BF16,
+E4M3 and E5M2 two Casts, as onnxruntime rewrites QuantizeLinear to small floats
+into other numbers. Runtimes have no other small floats, so these are rounded by
+float arithmetic, exactly.
+"""
+
+import numpy as np
+
+from fliqs_keras.export.onnx.nodes import NodeWriter
+from fliqs_keras.export.specs import ActivationSpec
+from fliqs_keras.formats import Format, parse_format
+
+__all__ = ["quantize"]
+
+_CASTS = {
+    parse_format("FP16"): "FLOAT16",
+    parse_format("BF16"): "BFLOAT16",
+    parse_format("E4M3"): "FLOAT8E4M3FN",
+    parse_format("E5M2"): "FLOAT8E5M2",
+}
+_FLOAT32_MANTISSA_BITS = 23
+_FLOAT32_MAX_EXPONENT = 127
+
+
+def quantize(
+    writer: NodeWriter, x: str, activation: ActivationSpec | None
+) -> str:
+    """Writes the nodes that quantize a tensor; returns what they return.
+
+    Args:
+        writer: Takes the nodes.
+        x: The tensor.
+        activation: Its quantization. `None` and pass-through formats leave
+            it as it is.
+    """
+    if activation is None or activation.format.is_pass_through:
+        return x
+    number_format = activation.format
+    scale = np.float32(activation.scale)
+    if number_format.is_integer:
+        # Ranges are narrow: the lowest value of an integer type is no code.
+        x = _clip(writer, x, scale * np.float32(number_format.max_code))
+        # Unsigned, because onnxruntime computes on no signed inputs; it
+        # fails where it has to rewrite them.
+        zero = np.uint8(128) if number_format.bits <= 8 else np.int16(0)
+        return _quantize_linear(writer, x, scale, zero)
+    if scale != 1:
+        x = writer.node("Div", x, scale)
+    if number_format in _CASTS:
+        x = _cast(writer, x, number_format)
+    else:
+        x = _round_float(writer, x, number_format)
+    return writer.node("Mul", x, scale) if scale != 1 else x
+
+
+def _clip(writer: NodeWriter, x: str, limit: float) -> str:
+    return writer.node("Clip", x, np.float32(-limit), np.float32(limit))
+
+
+def _quantize_linear(
+    writer: NodeWriter, x: str, scale: np.float32, zero_point: np.generic
+) -> str:
+    # The zero point says which type it is.
+    parameters = writer.constant(scale), writer.constant(zero_point)
+    codes = writer.node("QuantizeLinear", x, *parameters)
+    return writer.node("DequantizeLinear", codes, *parameters)
+
+
+def _cast(writer: NodeWriter, x: str, number_format: Format) -> str:
+    # BF16 ends where float32 does, but FP16 would overflow to infinity.
+    if np.log2(number_format.max_code) < _FLOAT32_MAX_EXPONENT:
+        x = _clip(writer, x, number_format.max_code)
+    return writer.cast(writer.cast(x, _CASTS[number_format]), "FLOAT")
+
+
+def _round_float(writer: NodeWriter, x: str, number_format: Format) -> str:
+    """Rounds to a float grid, half to even, with float32 arithmetic.
+
+    In the normal range, Veltkamp's splitting `g - (g - u)` with `g = u * c`
+    leaves the leading mantissa bits of `u`. In the subnormal range, where the
+    step is constant, adding and subtracting a large number rounds to it.
+    """
+    dropped_bits = _FLOAT32_MANTISSA_BITS - number_format.mantissa_bits
+    # Beyond it the splitting would overflow.
+    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
+    step = 2.0 ** (number_format.min_exponent - number_format.mantissa_bits)
+    u = _clip(writer, x, min(number_format.max_code, overflow))
+    splitter = writer.node("Mul", u, np.float32(2.0**dropped_bits + 1))
+    normal = writer.node("Sub", splitter, writer.node("Sub", splitter, u))
+    magic = np.float32(1.5 * 2.0**_FLOAT32_MANTISSA_BITS * step)
+    subnormal = writer.node("Sub", writer.node("Add", u, magic), magic)
+    is_subnormal = writer.node(
+        "Less",
+        writer.node("Abs", u),
+        np.float32(2.0**number_format.min_exponent),
+    )
+    return writer.node("Where", is_subnormal, subnormal, normal)

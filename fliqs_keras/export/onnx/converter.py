@@ -1,0 +1,109 @@
+"""From a Keras model to a float ONNX model with markers, by tf2onnx.
+
+`keras.Model.export(format="onnx")` calls tf2onnx, too, but lets nothing through
+that names a layer. A `CheckNumerics` op does: it carries a text, and tf2onnx
+takes a handler of it.
+"""
+
+import importlib
+import types
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fliqs_keras.export.converter import unrolled_function
+from fliqs_keras.quantized_layers import CallHook
+
+__all__ = ["MARKER", "MARKER_DOMAIN", "convert", "mark", "require"]
+
+MARKER = "FliqsQuantize"
+MARKER_DOMAIN = "fliqs_keras"
+_PREFIX = f"{MARKER_DOMAIN}:"
+# The newest that tf2onnx writes.
+_OPSET = 18
+
+
+def mark(x: tf.Tensor, path: str) -> tf.Tensor:
+    """Marks `x` as an input or output of a quantized layer.
+
+    Args:
+        x: The tensor.
+        path: The path of its `LayerSpec`.
+
+    Returns:
+        `x`, marked.
+    """
+    return tf.debugging.check_numerics(x, _PREFIX + path)
+
+
+def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
+    """Converts a model in inference, with a hook in its quantized layers.
+
+    Args:
+        model: The model.
+        specs: A named `tf.TensorSpec` for each of its inputs, in their
+            structure, as `input_specs` returns them.
+        hook: The hook of its quantized layers, which may `mark` tensors.
+
+    Returns:
+        An `onnx.ModelProto`, whose markers are nodes `MARKER` of the domain
+        `MARKER_DOMAIN` with the attribute `path`.
+
+    Raises:
+        ImportError: If onnx or tf2onnx is not installed.
+        ValueError: If the model cannot be converted.
+    """
+    onnx = require("onnx")
+    tf2onnx = require("tf2onnx")
+    domain = onnx.helper.make_opsetid(MARKER_DOMAIN, 1)
+    with unrolled_function(model, specs, hook) as serve:
+        converted, _ = tf2onnx.convert.from_function(
+            serve,
+            input_signature=serve.input_signature,
+            opset=_OPSET,
+            custom_op_handlers={"CheckNumerics": (_read_marker, [])},
+            extra_opset=[domain],
+        )
+    # tf2onnx leaves ops of TensorFlow in place that it does not know.
+    strangers = {
+        node.op_type
+        for node in converted.graph.node
+        if not node.domain and not onnx.defs.has(node.op_type)
+    }
+    if strangers:
+        raise ValueError(
+            "Expected a model of ops that ONNX has. Received: "
+            f"{sorted(strangers)}. Replace the layer that needs them "
+            "(PartitionedCall: a grouped convolution), or leave it out of the "
+            "model and run it outside the file"
+        )
+    return converted
+
+
+def _read_marker(context: Any, node: Any, name: str, args: Any) -> Any:
+    """Has tf2onnx write a marker for a `CheckNumerics` of `mark`."""
+    message = node.get_attr_str("message")
+    node.attr.clear()
+    if not message.startswith(_PREFIX):
+        node.type = "Identity"
+        return node
+    node.type = MARKER
+    node.domain = MARKER_DOMAIN
+    node.set_attr("path", message.removeprefix(_PREFIX))
+    return node
+
+
+def require(name: str) -> types.ModuleType:
+    """Imports a package of the extra `onnx`.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected {name} to be installed. Received: {error}. Install it "
+            "by `pip install fliqs-keras[onnx]`"
+        ) from error
