@@ -39,3 +39,6 @@ from fliqs_keras.export.verification import verify_export as verify_export
 from fliqs_keras.export.report import ExportReport as ExportReport
 from fliqs_keras.export.tflite import export_tflite as export_tflite
 from fliqs_keras.export.onnx.exporter import export_onnx as export_onnx
+from fliqs_keras.export.ai_edge_quantizer_recipe import (
+    to_ai_edge_quantizer_recipe as to_ai_edge_quantizer_recipe,
+)

@@ -250,3 +250,7 @@ def test_other_inputs_are_refused(float_model, tmp_path):
         fliqs_keras.run_onnx(path, {"picture": X})
     with pytest.raises(ValueError, match="at least one example"):
         fliqs_keras.run_onnx(path, X[:0])
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))

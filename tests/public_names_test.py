@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "run_onnx",
     "run_tflite",
     "summary",
+    "to_ai_edge_quantizer_recipe",
     "verify_export",
 }
 

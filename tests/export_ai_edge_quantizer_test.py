@@ -1,0 +1,122 @@
+"""Recipes for ai-edge-quantizer, carried out by it."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_quantizer import quantizer
+from keras import layers
+
+import fliqs_keras
+from fliqs_keras.export.flatbuffer import read_model
+from fliqs_keras.export.graph import Graph
+
+ASSIGNMENT = {
+    "stem": "INT8",
+    "depth": "INT6",
+    "point": "INT4",
+    "hidden": "INT2",
+    "half": "FP16",
+    "head": "INT4",
+}
+# Of the weights of each, in the file.
+TYPES = {
+    "stem": "INT8",
+    "depth": "INT8",
+    "point": "INT4",
+    "hidden": "INT2",
+    "half": "FLOAT16",
+    "head": "INT4",
+}
+
+
+@pytest.fixture(scope="module")
+def float_path(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(8, 3, name="stem", activation="relu")(x)
+    x = layers.DepthwiseConv2D(3, name="depth")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(16, 1, name="point", activation="relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(32, name="hidden")(x)
+    x = layers.Dense(8, name="half")(x)
+    # Its name begins as another's does.
+    x = layers.Dense(8, name="half_not")(x)
+    model = keras.Model(image, layers.Dense(4, name="head")(x))
+    path = tmp_path_factory.mktemp("float") / "model.tflite"
+    model.export(str(path), format="litert", verbose=False)
+    return str(path)
+
+
+def quantize(path, recipe):
+    quantizing = quantizer.Quantizer(path)
+    quantizing.load_quantization_recipe(json.loads(json.dumps(recipe)))
+    calibration = None
+    if quantizing.need_calibration:
+        rng = np.random.default_rng(0)
+        images = rng.normal(size=(4, 1, 12, 12, 3)).astype("float32")
+        calibration = quantizing.calibrate(
+            {"serving_default": [{"image": image} for image in images]}
+        )
+    model = read_model(bytes(quantizing.quantize(calibration).quantized_model))
+    return Graph(model, model.subgraphs[0])
+
+
+def weight_types(graph):
+    """The type of the weights of each layer, by the name of their tensor."""
+    types = {}
+    for op in graph.ops:
+        for tensor in op.inputs:
+            name = graph.name(tensor).decode()
+            if not graph.is_constant(tensor) or len(graph.shape(tensor)) < 2:
+                continue
+            for layer in [*ASSIGNMENT, "half_not"]:
+                if f"/{layer}_1/" in name:
+                    types[layer] = graph.type_name(tensor)
+    return types
+
+
+def test_weights_alone(float_path):
+    recipe = fliqs_keras.to_ai_edge_quantizer_recipe(ASSIGNMENT)
+    graph = quantize(float_path, recipe)
+    assert weight_types(graph) == {**TYPES, "half_not": "FLOAT32"}
+    assert [graph.kind(op) for op in graph.ops].count("DEQUANTIZE") == 6
+
+
+@pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tensors")
+@pytest.mark.parametrize("bits, name", [(8, "INT8"), (16, "INT16")])
+def test_activations_too(bits, name, float_path):
+    assignment = {"stem": "INT8", "head": "INT8"}
+    recipe = fliqs_keras.to_ai_edge_quantizer_recipe(assignment, bits)
+    graph = quantize(float_path, recipe)
+    types = weight_types(graph)
+    assert types["stem"] == types["head"] == "INT8"
+    assert types["point"] == "FLOAT32"
+    convolutions = [op for op in graph.ops if graph.kind(op) == "CONV_2D"]
+    assert graph.type_name(convolutions[0].outputs[0]) == name
+
+
+def test_fp32_stays_float(float_path):
+    recipe = fliqs_keras.to_ai_edge_quantizer_recipe(
+        {"stem": "FP32", "head": "INT8"}
+    )
+    types = weight_types(quantize(float_path, recipe))
+    assert (types["stem"], types["head"]) == ("FLOAT32", "INT8")
+
+
+@pytest.mark.parametrize("name", ["E4M3", "INT9", "BF16"])
+def test_formats_it_lacks_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} for 'conv'"):
+        fliqs_keras.to_ai_edge_quantizer_recipe({"conv": name})
+
+
+def test_other_activation_bits_are_refused():
+    with pytest.raises(ValueError, match="activation_bits=4"):
+        fliqs_keras.to_ai_edge_quantizer_recipe({"conv": "INT8"}, 4)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
