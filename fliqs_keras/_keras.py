@@ -5,8 +5,9 @@ function here, so that a Keras release that moves one fails loudly.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -104,6 +105,84 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
         for weight in sublayer.weights
     }
     return [weight for weight in layer.weights if id(weight) not in others]
+
+
+class GraphCall(NamedTuple):
+    """One call in the graph of a functional model.
+
+    Attributes:
+        operation: The layer, or an operation that is none.
+        inputs: Numbers of the tensors that it reads.
+        outputs: Numbers of the tensors that it makes.
+    """
+
+    operation: keras.Operation
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def graph_calls(
+    model: keras.Model,
+) -> tuple[list[GraphCall], set[int]] | None:
+    """Returns the calls in the graph of a model, in order.
+
+    Models that stand in it as layers, and hold theirs openly, are taken apart.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The calls, and the numbers of the tensors that the model returns; or
+        `None` if it is no functional or sequential model.
+    """
+    if not holds_layers_openly(model):
+        return None
+    reader = _GraphReader()
+    inputs = [next(reader.numbers) for _ in model.inputs]
+    return reader.calls, set(reader.read_model(model, inputs))
+
+
+class _GraphReader:
+    """Reads graphs, one within the other.
+
+    The tensors of a model that is called twice get new numbers each time.
+    """
+
+    def __init__(self):
+        self.calls: list[GraphCall] = []
+        self.numbers = itertools.count()
+        self._known: dict[int, int] = {}
+
+    def read_model(
+        self, model: keras.Model, inputs: Iterable[int]
+    ) -> list[int]:
+        """Reads a model on given tensors; returns those that it returns."""
+        is_sequential = isinstance(model, keras.Sequential)
+        graph = model._functional if is_sequential else model
+        self._set(graph.inputs, inputs)
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if not node.is_input:
+                    self._read_node(node)
+        return self._get(graph.outputs)
+
+    def _read_node(self, node: Any) -> None:
+        inputs = self._get(node.input_tensors)
+        if holds_layers_openly(node.operation):
+            outputs = self.read_model(node.operation, inputs)
+        else:
+            outputs = [next(self.numbers) for _ in node.outputs]
+            self.calls.append(
+                GraphCall(node.operation, tuple(inputs), tuple(outputs))
+            )
+        self._set(node.outputs, outputs)
+
+    def _get(self, tensors: Iterable[Any]) -> list[int]:
+        return [self._known[id(tensor)] for tensor in tensors]
+
+    def _set(self, tensors: Iterable[Any], numbers: Iterable[int]) -> None:
+        for tensor, number in zip(tensors, numbers, strict=True):
+            self._known[id(tensor)] = number
 
 
 class UnknownShapeError(ValueError):

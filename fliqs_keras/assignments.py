@@ -86,21 +86,19 @@ class FormatAssignment(Mapping):
             model: A model from `fliqs_keras.apply` with these decisions.
 
         Raises:
-            ValueError: If the decisions are not those of the model, or if a
-                decision lacks a format. The model is then unchanged.
+            ValueError: If the decisions are not those of the model, or if one
+                that has a choice lacks a format. The model is then unchanged.
         """
         model_decisions = decisions(model)
-        names = [decision.name for decision in model_decisions]
-        if set(names) != set(self):
+        names = {decision.name for decision in model_decisions}
+        fixed = {d.name for d in model_decisions if len(d.formats) == 1}
+        if not names - fixed <= set(self) <= names:
             raise ValueError(
                 "Expected an assignment for the decisions of the model. "
-                f"Missing: {sorted(set(names) - set(self))}. "
-                f"Received besides: {sorted(set(self) - set(names))}"
+                f"Missing: {sorted(names - fixed - set(self))}. "
+                f"Received besides: {sorted(set(self) - names)}"
             )
-        indices = [
-            decision.index_of(self[decision.name])
-            for decision in model_decisions
-        ]
+        indices = [decision.choice_in(self) for decision in model_decisions]
         FormatSetter(model_decisions)(indices)
 
     def to_json(self, path: str | os.PathLike) -> None:
@@ -152,6 +150,21 @@ class Decision:
                 f"{[f.name for f in self.formats]}. Received: {number_format}"
             )
         return self.formats.index(number_format)
+
+    def choice_in(self, assignment: Mapping[str, str | Format]) -> int:
+        """Returns the position of the format that an assignment gives it.
+
+        Raises:
+            ValueError: If it gives none, and there is a choice.
+        """
+        if self.name in assignment:
+            return self.index_of(parse_format(assignment[self.name]))
+        if len(self.formats) > 1:
+            raise ValueError(
+                "Expected an assignment for every decision of the model. "
+                f"Received: none for {self.name!r}"
+            )
+        return 0
 
 
 def decisions(model: keras.Model) -> list[Decision]:

@@ -45,7 +45,8 @@ class FormatSearch(FormatTraining):
     Args:
         cost_target: What the result may cost at most. A number in the unit
             of the cost, or a pair of a format name and a factor:
-            `("INT4", 1.1)` is 1.1 times what all layers at INT4 cost.
+            `("INT4", 1.1)` is 1.1 times what all layers at INT4 cost, those
+            of a single format at theirs.
         cost: The cost model. Defaults to `fliqs_keras.BitOps()`.
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, or
@@ -164,7 +165,7 @@ class FormatSearch(FormatTraining):
             name, factor = target
             wanted = parse_format(name)
             target = factor * sum(
-                float(row[d.index_of(wanted)])
+                float(row[d.index_of(wanted) if len(d.formats) > 1 else 0])
                 for d, row in zip(self._decisions, table, strict=True)
             )
         cheapest = sum(float(row.min()) for row in table)

@@ -7,9 +7,10 @@ import numpy as np
 
 from fliqs_keras import _keras
 from fliqs_keras.assignments import FormatAssignment, decisions
-from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.formats import Format
 from fliqs_keras.quantized_layers import (
     CallHook,
+    quantized_layers,
     use_hook,
 )
 
@@ -23,7 +24,8 @@ class BitOps:
 
         multiply-accumulates * bits of the weight * bits of the input / 1e9
 
-    where a float of N bits counts as an integer of N bits. Biases, batch
+    where a float of N bits counts as an integer of N bits, and an input that
+    is not quantized has 32. Biases, batch
     normalization and everything else that is not quantized do not count; a
     layer that is called several times counts each time.
 
@@ -60,13 +62,7 @@ class BitOps:
         table = self.table(model)
         total = 0.0
         for decision, row in zip(decisions(model), table, strict=True):
-            if decision.name not in assignment:
-                raise ValueError(
-                    "Expected an assignment for every decision of the model. "
-                    f"Received: none for {decision.name!r}"
-                )
-            chosen = parse_format(assignment[decision.name])
-            total += float(row[decision.index_of(chosen)])
+            total += float(row[decision.choice_in(assignment)])
         return total
 
     def table(self, model: keras.Model) -> list[np.ndarray]:
@@ -80,19 +76,23 @@ class BitOps:
         Returns:
             A float64 array for each decision, one entry an option.
         """
-        macs = count_macs(model)
-        rows = []
-        for decision in decisions(model):
-            bits = np.array([f.bits for f in decision.formats], dtype="float64")
-            rows.append(macs[decision.name] * bits**2 / 1e9)
-        return rows
+        macs = _macs_by_layer(model)
+        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
+        for layer in quantized_layers(model):
+            config = layer.quantize_config
+            # A layer that only quantizes activations multiplies nothing.
+            if config.decision in rows:
+                bits = [f.bits * config.input_bits(f) for f in config.formats]
+                used = macs.get(id(layer), 0)
+                rows[config.decision] += used * np.array(bits) / 1e9
+        return list(rows.values())
 
 
 class _MacCounter(CallHook):
     """Counts multiply-accumulates in place of quantizing."""
 
     def __init__(self):
-        self.macs: dict[str, int] = {}
+        self.macs: dict[int, int] = {}
 
     def weight(self, layer, variable, quantizer):
         return _keras.master_value(variable)
@@ -106,7 +106,7 @@ class _MacCounter(CallHook):
     def called(self, layer, inputs, outputs):
         config = layer.quantize_config
         macs = config.count_macs(layer, inputs.shape, outputs.shape)
-        self.macs[config.decision] = self.macs.get(config.decision, 0) + macs
+        self.macs[id(layer)] = self.macs.get(id(layer), 0) + macs
 
 
 def count_macs(model: keras.Model) -> dict[str, int]:
@@ -121,7 +121,16 @@ def count_macs(model: keras.Model) -> dict[str, int]:
     Returns:
         A dictionary from decision to multiply-accumulates.
     """
+    macs = {decision.name: 0 for decision in decisions(model)}
+    by_layer = _macs_by_layer(model)
+    for layer in quantized_layers(model):
+        name = layer.quantize_config.decision
+        macs[name] = macs.get(name, 0) + by_layer.get(id(layer), 0)
+    return macs
+
+
+def _macs_by_layer(model: keras.Model) -> dict[int, int]:
     counter = _MacCounter()
     with use_hook(counter):
         _keras.call_on_zeros(model)
-    return {d.name: counter.macs.get(d.name, 0) for d in decisions(model)}
+    return counter.macs

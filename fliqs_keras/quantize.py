@@ -8,6 +8,7 @@ from absl import logging
 
 from fliqs_keras import _keras
 from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.model_layers import (
     ELEMENTWISE_LAYERS,
     Place,
@@ -15,7 +16,10 @@ from fliqs_keras.model_layers import (
     left_out,
     walk_layers,
 )
-from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
+from fliqs_keras.quantize_configs import (
+    ACTIVATIONS,
+    SwitchableQuantizeConfig,
+)
 from fliqs_keras.quantize_registry import as_switchable, find_quantize_config
 from fliqs_keras.quantized_containers import hold_quantized_layers
 from fliqs_keras.quantized_layers import (
@@ -24,6 +28,7 @@ from fliqs_keras.quantized_layers import (
     quantized_layers,
 )
 from fliqs_keras.search_space import Formats, SearchSpace
+from fliqs_keras.tensor_quantizers import place_tensor_quantizers
 
 __all__ = ["apply"]
 
@@ -33,6 +38,7 @@ def apply(
     search_space: SearchSpace | Formats | Mapping[str, Formats],
     *,
     quantize_configs: Mapping[str | type, QuantizeConfig] | None = None,
+    every_tensor: str | Format | None = None,
     inplace: bool = False,
 ) -> keras.Model:
     """Returns a copy of a model whose layers can switch number formats.
@@ -61,6 +67,14 @@ def apply(
         quantize_configs: Quantize configs by the path, the name or the class
             of layers, which go before those of
             `fliqs_keras.register_quantize_config`.
+        every_tensor: A format that every tensor between layers takes, in
+            place of the formats of the layers that read it: each tensor,
+            those of residual sums, of pooling and the output included, is
+            quantized once, for all that read it. `"INT8"` lets
+            `export_tflite(mode="integer")` compute in integers throughout.
+            Only for functional and sequential models. Defaults to `None`:
+            each layer quantizes its input to its own format. A
+            `FormatAssignment` of a model that was made so says it itself.
         inplace: Whether `model` itself is quantized and returned. Needed for
             a subclassed model without a `get_config`.
 
@@ -78,11 +92,16 @@ def apply(
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> quantized = fliqs_keras.apply(model, ["INT4", "INT8"])
     """
+    if isinstance(search_space, Mapping) and ACTIVATIONS in search_space:
+        search_space = dict(search_space)
+        given = search_space.pop(ACTIVATIONS)
+        every_tensor = given if every_tensor is None else every_tensor
     space = SearchSpace.of(search_space)
+    tensor_format = None if every_tensor is None else parse_format(every_tensor)
     _check_model(model)
     own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
     quantized = model if inplace else _copy_model(model)
-    choices = _choose_configs(quantized, space, own)
+    choices = _choose_configs(quantized, space, own, tensor_format)
     # All of them are made, and so checked, before any layer is changed.
     made = [make_quantizers(c.layer, c.config) for c in choices]
     for choice, quantizers in zip(choices, made, strict=True):
@@ -105,7 +124,10 @@ class _Choice(NamedTuple):
 
 
 def _choose_configs(
-    model: keras.Model, space: SearchSpace, own: SwitchableConfigs
+    model: keras.Model,
+    space: SearchSpace,
+    own: SwitchableConfigs,
+    tensor_format: Format | None,
 ) -> list[_Choice]:
     """Returns the layers to quantize, each with its config and formats."""
     places = list(walk_layers(model, own))
@@ -136,7 +158,46 @@ def _choose_configs(
             f"Received: {space}, which leaves out all of "
             f"{[place.path for place, _ in candidates]}"
         )
-    return choices
+    if tensor_format is None:
+        return choices
+    return _quantize_every_tensor(
+        model, choices, places, space, own, tensor_format
+    )
+
+
+def _quantize_every_tensor(
+    model: keras.Model,
+    choices: list[_Choice],
+    places: list[Place],
+    space: SearchSpace,
+    own: SwitchableConfigs,
+    tensor_format: Format,
+) -> list[_Choice]:
+    """Has activations quantized where they are made, to one format.
+
+    Layers with a config of the caller's are left as that says, and layers
+    within others, as those of attention, quantize their inputs.
+    """
+    chosen = {id(choice.layer): choice.config for choice in choices}
+    tensors = place_tensor_quantizers(model, lambda x: id(x) in chosen)
+    result = []
+    for place in places:
+        layer = place.layer
+        config = chosen.get(id(layer))
+        at = tensors.get(id(layer))
+        if config is None and at and at.output and space.admits(place.lineage):
+            config = SwitchableQuantizeConfig(()).for_decision((), place.path)
+        if config is None:
+            continue
+        keys = {place.path, layer.name, *type(layer).__mro__}
+        if keys.isdisjoint(own):
+            config = config.with_activations(
+                input=at.input if at else config.quantize_input,
+                output=at is not None and at.output,
+                format=tensor_format,
+            )
+        result.append(_Choice(layer, config))
+    return result
 
 
 def _check_own_configs(own: SwitchableConfigs, places: list[Place]) -> None:

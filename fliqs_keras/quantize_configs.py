@@ -17,6 +17,11 @@ from fliqs_keras.quantizers import SwitchableQuantizer
 
 __all__ = ["SwitchableQuantizeConfig"]
 
+# The decision of all activations of one fixed format.
+ACTIVATIONS = "*:activations"
+
+_FLOAT_BITS = 32
+
 Axes = Sequence[int]
 Shape = tuple[int | None, ...]
 
@@ -46,6 +51,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         quantize_input: Whether the layer's first input is quantized too.
         quantize_output: Whether the layer's output is quantized. Fully
             integer graphs need it where no quantized layer reads the output.
+        activation_format: A fixed format of the input and the output, in
+            place of those of the decision. Defaults to `None`.
         formats: Formats that the layer may take. `fliqs_keras.apply` fills
             them in from the search space.
         decision: Name of the decision that chooses among `formats`.
@@ -68,6 +75,7 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         *,
         quantize_input: bool = True,
         quantize_output: bool = False,
+        activation_format: str | Format | None = None,
         formats: Sequence[str | Format] = (),
         decision: str | None = None,
     ):
@@ -88,6 +96,11 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         self.channel_axes = {k: tuple(v) for k, v in channel_axes.items()}
         self.quantize_input = quantize_input
         self.quantize_output = quantize_output
+        self.activation_format = (
+            None
+            if activation_format is None
+            else parse_format(activation_format)
+        )
         self.formats = tuple(parse_format(f) for f in formats)
         self.decision = decision
 
@@ -102,6 +115,40 @@ class SwitchableQuantizeConfig(QuantizeConfig):
                 "decision": decision,
             }
         )
+
+    def with_activations(
+        self, *, input: bool, output: bool, format: Format
+    ) -> "SwitchableQuantizeConfig":
+        """Returns a copy that quantizes given activations to one format.
+
+        Raises:
+            ValueError: If a class derived from this one cannot be told.
+        """
+        changed = {
+            "quantize_input": input,
+            "quantize_output": output,
+            "activation_format": format.name,
+        }
+        config = self.get_config()
+        if missing := sorted(set(changed) - set(config)):
+            raise ValueError(
+                "Expected a quantize config that passes the arguments of "
+                f"`SwitchableQuantizeConfig` on. Received: a "
+                f"{type(self).__name__} whose `get_config` lacks {missing}. "
+                "Take `**kwargs` in its `__init__`, and begin its "
+                "`get_config` with that of its base"
+            )
+        return type(self).from_config({**config, **changed})
+
+    def input_bits(self, format: Format) -> int:
+        """Returns the bits of what the layer's weights are multiplied with.
+
+        Args:
+            format: What the decision stands on.
+        """
+        if self.activation_format is not None:
+            return self.activation_format.bits
+        return format.bits if self.quantize_input else _FLOAT_BITS
 
     def get_weights_and_quantizers(
         self, layer: keras.layers.Layer
@@ -155,8 +202,15 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         """Returns a new quantizer for the layer's first input, or `None`."""
         if not self.quantize_input:
             return None
+        return self._activation_quantizer("input_quantizer")
+
+    def _activation_quantizer(self, name: str) -> ActivationQuantizer:
+        if self.activation_format is None:
+            return ActivationQuantizer(
+                self.formats, decision=self.decision, name=name
+            )
         return ActivationQuantizer(
-            self.formats, decision=self.decision, name="input_quantizer"
+            [self.activation_format], decision=ACTIVATIONS, name=name
         )
 
     def get_activations_and_quantizers(self, layer):
@@ -175,11 +229,7 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         """Returns a new quantizer for the layer's output, or none."""
         if not self.quantize_output:
             return []
-        return [
-            ActivationQuantizer(
-                self.formats, decision=self.decision, name="output_quantizer"
-            )
-        ]
+        return [self._activation_quantizer("output_quantizer")]
 
     def count_macs(
         self, layer: keras.layers.Layer, input_shape: Shape, output_shape: Shape
@@ -214,6 +264,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
             "channel_axes": {k: list(v) for k, v in self.channel_axes.items()},
             "quantize_input": self.quantize_input,
             "quantize_output": self.quantize_output,
+            "activation_format": self.activation_format
+            and self.activation_format.name,
             "formats": [f.name for f in self.formats],
             "decision": self.decision,
         }

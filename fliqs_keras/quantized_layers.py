@@ -261,13 +261,16 @@ def make_quantizers(
     made = LayerQuantizers(
         weights, config.get_input_quantizer(layer), next(iter(outputs), None)
     )
-    quantizers = [q for _, q in weights] + [q for q in made[1:] if q]
-    if len({q.formats for q in quantizers}) > 1:
-        raise ValueError(
-            "Expected the quantizers of one layer to hold the same formats. "
-            f"Received: {[[str(f) for f in q.formats] for q in quantizers]} "
-            f"for layer {layer.name!r}"
-        )
+    formats = {}
+    for quantizer in [q for _, q in weights] + [q for q in made[1:] if q]:
+        first = formats.setdefault(quantizer.decision, quantizer.formats)
+        if quantizer.formats != first:
+            raise ValueError(
+                "Expected the quantizers of one decision to hold the same "
+                f"formats. Received: {[f.name for f in first]} and "
+                f"{[f.name for f in quantizer.formats]} for layer "
+                f"{layer.name!r}"
+            )
     return made
 
 

@@ -85,9 +85,7 @@ class SearchSpace:
             lineage: The layers that the layer stands in and, last, itself,
                 each by its path: the names of these layers, joined by `/`.
         """
-        if self.include is not None and not _any(self.include, lineage):
-            return ()
-        if _any(self.exclude, lineage):
+        if not self.admits(lineage):
             return ()
         if not isinstance(self.formats, Mapping):
             return self.formats
@@ -98,6 +96,12 @@ class SearchSpace:
             if _selects(pattern, lineage):
                 return formats
         return ()
+
+    def admits(self, lineage: Lineage) -> bool:
+        """Whether `include` and `exclude` let a layer in."""
+        if self.include is not None and not _any(self.include, lineage):
+            return False
+        return not _any(self.exclude, lineage)
 
     def check_selectors(self, lineages: Iterable[Lineage]) -> None:
         """Checks that every pattern and class speaks of some layer.

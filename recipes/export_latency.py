@@ -16,7 +16,6 @@ import keras
 import numpy as np
 from absl import app, flags
 from ai_edge_litert.interpreter import Interpreter
-from keras import layers
 
 import fliqs_keras
 
@@ -64,7 +63,7 @@ def export_files(
             name = f"{format_name}, {storage}"
             paths[name] = folder / f"{len(paths)}.tflite"
             _export(quantized, paths[name], size, weight_storage=storage)
-    quantized = _quantize_every_tensor(model)
+    quantized = fliqs_keras.apply(model, "INT8", every_tensor="INT8")
     fliqs_keras.calibrate(quantized, images)
     paths["INT8, integer"] = folder / "integer.tflite"
     report = _export(quantized, paths["INT8, integer"], size, mode="integer")
@@ -80,32 +79,6 @@ def _export(model, path, size, **options) -> fliqs_keras.ExportReport:
     return fliqs_keras.export_tflite(
         model, path, input_signature=signature, strip_names=True, **options
     )
-
-
-def _quantize_every_tensor(model: keras.Model) -> keras.Model:
-    """Has one quantizer behind each op that makes a tensor."""
-    output = fliqs_keras.SwitchableQuantizeConfig(
-        (), quantize_input=False, quantize_output=True
-    )
-    weights = fliqs_keras.SwitchableQuantizeConfig(quantize_input=False)
-    configs = {
-        layers.ReLU: output,
-        layers.Add: output,
-        layers.GlobalAveragePooling2D: output,
-        layers.Conv2D: weights,
-        layers.DepthwiseConv2D: fliqs_keras.SwitchableQuantizeConfig(
-            channel_axes=(-2, -1), quantize_input=False
-        ),
-        layers.Dense: fliqs_keras.SwitchableQuantizeConfig(
-            quantize_input=False, quantize_output=True
-        ),
-        "Conv1": fliqs_keras.SwitchableQuantizeConfig(),
-    }
-    # Nothing follows these but the next block or a sum.
-    for layer in model.layers:
-        if layer.name.endswith("project_BN"):
-            configs[layer.name] = output
-    return fliqs_keras.apply(model, "INT8", quantize_configs=configs)
 
 
 def _quantize_by_calibration(path: pathlib.Path, images: np.ndarray) -> bytes:

@@ -2,12 +2,12 @@
 
     python -m recipes.export_study --dataset=fashion_mnist
 
-A network is trained in float. For each of five assignments of formats it is
-then trained on, quantized, for one more epoch, exported in both modes, and
-run on the held-out images beside Keras. In dequantize mode a layer's weights
-and input have its format. In integer mode its weights have, and every tensor
-is quantized to INT8 by one quantizer, so that integer kernels can be used; the
-head is INT8.
+A network is trained in float. For each of five assignments of formats
+it is then trained on, quantized, for two more epochs, exported in both modes,
+and run on the held-out images beside Keras. In dequantize mode a layer's
+weights and input have its format. In integer mode its weights have, and every
+tensor is quantized to INT8 by one quantizer, so that integer kernels can be
+used.
 """
 
 import itertools
@@ -28,11 +28,19 @@ ASSIGNMENTS = {
     "INT6": ["INT6"],
     "INT4": ["INT4"],
     "E4M3": ["E4M3"],
-    "mixed": "INT8 E4M3 INT4 INT6 E2M1 INT2".split(),
+    "mixed": "INT8 E4M3 INT4 INT6 E2M1 INT2 INT3".split(),
 }
 
+_BATCH_SIZE = 128
+
+_NETWORK = flags.DEFINE_enum(
+    "network", "narrow_resnet", models.MODELS, "The network."
+)
 _FLOAT_EPOCHS = flags.DEFINE_integer(
-    "float_epochs", 6, "Epochs before anything is quantized.", lower_bound=1
+    "float_epochs", 8, "Epochs before anything is quantized.", lower_bound=1
+)
+_QUANTIZED_EPOCHS = flags.DEFINE_integer(
+    "quantized_epochs", 2, "Epochs in each assignment.", lower_bound=1
 )
 
 
@@ -43,105 +51,67 @@ def run(config: dict[str, Any]) -> list[dict[str, Any]]:
         config: The settings, by the names of the flags.
 
     Returns:
-        A row for each assignment and mode.
+        A row for each assignment, mode and storage of weights.
     """
     keras.utils.set_random_seed(0)
     dataset = data.load(config["dataset"], config["idx_folder"])
     float_model = models.build(
-        "depthwise_net", dataset.x_train.shape[1:], dataset.num_classes
+        config["network"], dataset.x_train.shape[1:], dataset.num_classes
     )
     _fit(float_model, dataset, 3e-3, config["float_epochs"])
     rows = []
     for name, formats in ASSIGNMENTS.items():
-        for mode, quantize in (
-            ("dequantize", _quantize_inputs),
-            ("integer", _quantize_every_tensor),
+        assignment = _assign(float_model, formats)
+        for mode, every_tensor, storages in (
+            ("dequantize", None, ["compact"]),
+            ("integer", "INT8", ["compact", "fast"]),
         ):
-            model = quantize(float_model, _assign(float_model, formats))
-            _fit(model, dataset, 1e-3, 1)
-            rows.append(
-                {
-                    "formats": name,
-                    "mode": mode,
-                    **_compare(model, mode, dataset),
-                }
+            model = fliqs_keras.apply(
+                float_model, assignment, every_tensor=every_tensor
             )
+            _fit(model, dataset, 1e-3, config["quantized_epochs"])
+            for storage in storages:
+                row = {"formats": name, "mode": mode, "storage": storage}
+                rows.append(row | _compare(model, mode, storage, dataset))
     return rows
 
 
-def _assign(model: keras.Model, formats: list[str]) -> dict[str, str]:
+def _assign(
+    model: keras.Model, formats: list[str]
+) -> fliqs_keras.FormatAssignment:
     kernels = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D)
     names = [x.name for x in model.layers if isinstance(x, kernels)]
-    return dict(zip(names, itertools.cycle(formats), strict=False))
-
-
-def _quantize_inputs(
-    model: keras.Model, assignment: dict[str, str]
-) -> keras.Model:
-    return fliqs_keras.apply(model, fliqs_keras.FormatAssignment(assignment))
-
-
-def _quantize_every_tensor(
-    model: keras.Model, assignment: dict[str, str]
-) -> keras.Model:
-    """Has one quantizer behind each op that makes a tensor.
-
-    A batch normalization and a ReLU fold into the convolution before them.
-    """
-    output = fliqs_keras.SwitchableQuantizeConfig(
-        (), quantize_input=False, quantize_output=True
-    )
-    weights = fliqs_keras.SwitchableQuantizeConfig(quantize_input=False)
-    depthwise = fliqs_keras.SwitchableQuantizeConfig(
-        channel_axes=(-2, -1), quantize_input=False
-    )
-    # The output of the head has the format of its weights.
-    ends = {"head": "INT8"} | {
-        layer.name: "INT8"
-        for layer in model.layers
-        if isinstance(layer, layers.ReLU | layers.GlobalAveragePooling2D)
-    }
-    return fliqs_keras.apply(
-        model,
-        fliqs_keras.FormatAssignment({**assignment, **ends}),
-        quantize_configs={
-            layers.ReLU: output,
-            layers.GlobalAveragePooling2D: output,
-            layers.Conv2D: weights,
-            layers.DepthwiseConv2D: depthwise,
-            # It reads the images, which are quantized, too.
-            "stem": fliqs_keras.SwitchableQuantizeConfig(),
-            "head": fliqs_keras.SwitchableQuantizeConfig(
-                quantize_input=False, quantize_output=True
-            ),
-        },
+    return fliqs_keras.FormatAssignment(
+        dict(zip(names, itertools.cycle(formats), strict=False))
     )
 
 
 def _fit(
     model: keras.Model, dataset: data.Dataset, rate: float, epochs: int
 ) -> None:
+    steps = epochs * -(-len(dataset.x_train) // _BATCH_SIZE)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(
-        optimizer=keras.optimizers.Adam(rate),
+        optimizer=keras.optimizers.Adam(schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     model.fit(
         dataset.x_train,
         dataset.y_train,
-        batch_size=128,
+        batch_size=_BATCH_SIZE,
         epochs=epochs,
         verbose=0,
     )
 
 
 def _compare(
-    model: keras.Model, mode: str, dataset: data.Dataset
+    model: keras.Model, mode: str, storage: str, dataset: data.Dataset
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
         report = fliqs_keras.export_tflite(
-            model, path, mode=mode, strip_names=True
+            model, path, mode=mode, weight_storage=storage, strip_names=True
         )
         verification = fliqs_keras.verify_export(
             model, path, dataset.x_test, batch_size=250
@@ -182,7 +152,9 @@ def main(argv):
             {
                 "dataset": dataset_flags.DATASET.value,
                 "idx_folder": dataset_flags.IDX_FOLDER.value,
+                "network": _NETWORK.value,
                 "float_epochs": _FLOAT_EPOCHS.value,
+                "quantized_epochs": _QUANTIZED_EPOCHS.value,
             }
         )
     )

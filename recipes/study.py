@@ -60,6 +60,13 @@ _UNIFORM = flags.DEFINE_list(
     [*SPACES["wide"], *SPACES["fliqs_l"]],
     "Formats of the method 'uniform'.",
 )
+_START = flags.DEFINE_enum(
+    "start",
+    "scratch",
+    ["scratch", "float"],
+    "What runs begin with: new weights, or those of a network trained in "
+    "float for as long, at a third of the learning rate.",
+)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds.")
 for _name, _choices in (
     ("networks", models.MODELS),
@@ -102,6 +109,8 @@ class Run:
         seed: Seed of the weights, of the order of the data and of samples.
         budget: Format and factor of the target; for `"uniform"` the format
             and one.
+        start: `"scratch"`, or `"float"` for the weights of a network that
+            was trained in float before.
     """
 
     network: str
@@ -109,6 +118,7 @@ class Run:
     method: str
     seed: int
     budget: tuple[str, float]
+    start: str = "scratch"
 
 
 def list_runs(
@@ -117,6 +127,7 @@ def list_runs(
     methods: Sequence[str],
     seeds: Sequence[int],
     uniform_formats: Sequence[str] = (*SPACES["wide"], *SPACES["fliqs_l"]),
+    start: str = "scratch",
 ) -> Iterator[Run]:
     """Yields the runs of a study, those that share a model side by side.
 
@@ -137,7 +148,7 @@ def list_runs(
                             if name in uniform_formats
                         ]
                     for budget in budgets:
-                        yield Run(network, space, method, seed, budget)
+                        yield Run(network, space, method, seed, budget, start)
 
 
 class Study:
@@ -188,7 +199,7 @@ class Study:
             "random": self._random,
             "from_scratch": self._from_scratch,
         }
-        model = self._model(run.network, run.space)
+        model = self._model(run.network, run.space, run.start)
         result = {
             **dataclasses.asdict(run),
             **methods[run.method](run, model),
@@ -205,7 +216,7 @@ class Study:
     def _find(self, run: Run) -> dict[str, Any] | None:
         wanted = json.loads(json.dumps(dataclasses.asdict(run)))
         for result in self._results:
-            if all(result[k] == v for k, v in wanted.items()):
+            if all(result.get(k, "scratch") == v for k, v in wanted.items()):
                 return result
         return None
 
@@ -228,7 +239,8 @@ class Study:
                 f"Received: no result of {run} with method 'sensitivity'. "
                 "Run that method, too"
             )
-        # Other weights than the search began with, or it would be repeated.
+        # Other weights than the search began with, or it would be repeated;
+        # from a float network, another one.
         return self._train_fixed(
             dataclasses.replace(run, seed=run.seed + 1000),
             model,
@@ -293,13 +305,23 @@ class Study:
         }
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _model(self, network: str, space: str) -> keras.Model:
+    def _model(self, network: str, space: str, start: str) -> keras.Model:
         """Returns a compiled model; its weights are set anew for each run."""
-        model = self._quantize(network, space)
+        model = fliqs_keras.apply(self._build(network), SPACES[space])
+        rate = self._settings.learning_rate
+        self._compile(model, rate if start == "scratch" else rate / 3)
+        model.optimizer.build(model.trainable_variables)
+        self._first_state = [v.numpy() for v in model.optimizer.variables]
+        return model
+
+    def _build(self, network: str) -> keras.Model:
+        shape = self._train[0].shape[1:]
+        return models.build(network, shape, self._num_classes)
+
+    def _compile(self, model: keras.Model, learning_rate: float) -> None:
+        steps = -(-len(self._train[0]) // self._settings.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(
-            self._settings.learning_rate,
-            -(-len(self._train[0]) // self._settings.batch_size)
-            * self._settings.epochs,
+            learning_rate, steps * self._settings.epochs
         )
         # XLA takes longer to compile such a net than to train it.
         model.compile(
@@ -308,19 +330,29 @@ class Study:
             metrics=["accuracy"],
             jit_compile=False,
         )
-        model.optimizer.build(model.trainable_variables)
-        self._first_state = [v.numpy() for v in model.optimizer.variables]
-        return model
 
-    def _quantize(self, network: str, space: str) -> keras.Model:
-        shape = self._train[0].shape[1:]
-        return fliqs_keras.apply(
-            models.build(network, shape, self._num_classes), SPACES[space]
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _float_weights(self, network: str, seed: int) -> list[np.ndarray]:
+        """Returns the weights of a network trained in float, as long."""
+        keras.utils.set_random_seed(seed)
+        model = self._build(network)
+        self._compile(model, self._settings.learning_rate)
+        model.fit(
+            *self._train,
+            batch_size=self._settings.batch_size,
+            epochs=self._settings.epochs,
+            verbose=0,
         )
+        return model.get_weights()
 
     def _reset(self, model: keras.Model, run: Run) -> None:
+        if run.start == "float":
+            weights = self._float_weights(run.network, run.seed)
         keras.utils.set_random_seed(run.seed)
-        fresh = self._quantize(run.network, run.space)
+        fresh = self._build(run.network)
+        if run.start == "float":
+            fresh.set_weights(weights)
+        fresh = fliqs_keras.apply(fresh, SPACES[run.space])
         model.set_weights(fresh.get_weights())
         for variable, value in zip(
             model.optimizer.variables, self._first_state, strict=True
@@ -366,6 +398,7 @@ def main(argv):
             _METHODS.value,
             [int(seed) for seed in _SEEDS.value],
             _UNIFORM.value,
+            _START.value,
         )
         for run in runs:
             if (result := study.do(run)) is not None:

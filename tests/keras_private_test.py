@@ -111,6 +111,33 @@ def test_functional_and_sequential_models_hold_layers_openly():
     assert not _keras.holds_layers_openly(layers.MultiHeadAttention(1, 1))
 
 
+def test_calls_of_a_graph_in_order():
+    x = keras.Input((4,))
+    inner_input = keras.Input((4,))
+    inner = layers.Dense(4, name="inner")(inner_input)
+    inner = keras.Model(inner_input, inner + 1)
+    pair = keras.Sequential([inner, layers.ReLU(name="relu")])
+    y = layers.Add(name="add")([pair(inner(x)), x])
+    model = keras.Model(x, [y, layers.Dense(2, name="head")(y)])
+    calls, returned = _keras.graph_calls(model)
+    assert calls[0].inputs == calls[-2].inputs[1:]
+    names = [call.operation.name for call in calls]
+    adding = names[1]
+    assert names == [
+        *("inner", adding, "inner", adding, "relu"),
+        *("add", "head"),
+    ]
+    # Each reads what the last one made; what is called twice makes two.
+    for first, second in zip(calls[:-1], calls[1:], strict=True):
+        assert second.inputs[:1] == first.outputs
+    assert len({call.outputs for call in calls}) == len(calls)
+    assert returned == {*calls[-2].outputs, *calls[-1].outputs}
+
+
+def test_other_models_have_no_graph():
+    assert _keras.graph_calls(layers.MultiHeadAttention(1, 1)) is None
+
+
 def test_own_weights_leave_out_those_of_sublayers():
     layer = layers.LSTM(2)
     layer.build((None, 3, 4))

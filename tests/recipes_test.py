@@ -92,12 +92,22 @@ def test_export_table():
 
 def test_export_study(monkeypatch):
     monkeypatch.setattr(export_study, "ASSIGNMENTS", {"INT8": ["INT8"]})
-    config = {"dataset": "digits", "idx_folder": None, "float_epochs": 1}
-    rows = export_study.run(config)
-    assert [row["mode"] for row in rows] == ["dequantize", "integer"]
-    assert [row["integer kernels"] for row in rows] == [0, 6]
+    config = {
+        "dataset": "digits",
+        "idx_folder": None,
+        "network": "depthwise_net",
+    }
+    rows = export_study.run(
+        {**config, "float_epochs": 1, "quantized_epochs": 1}
+    )
+    assert [(row["mode"], row["storage"]) for row in rows] == [
+        ("dequantize", "compact"),
+        ("integer", "compact"),
+        ("integer", "fast"),
+    ]
+    assert [row["integer kernels"] for row in rows] == [0, 6, 6]
     assert rows[0]["same prediction"] >= 0.99
-    assert "| INT8 | integer |" in export_study.render(rows)
+    assert "| INT8 | integer | fast |" in export_study.render(rows)
 
 
 if __name__ == "__main__":
