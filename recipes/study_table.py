@@ -7,13 +7,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from recipes.study_spaces import SPACES
+
 OURS = "sensitivity"
-OTHERS = ("uniform", "by_hand", "reinforce", "random", "from_scratch")
+OTHERS = (
+    "uniform",
+    "any_uniform",
+    "by_hand",
+    "reinforce",
+    "random",
+    "from_scratch",
+)
 
 
 class Cell(NamedTuple):
-    """What is compared: a network in a space under a budget."""
+    """What is compared: a network in a space under a budget.
 
+    Attributes:
+        start: `"scratch"`, or `"float"` for a network trained in float before.
+        network: Name of the network.
+        space: Name of the search space.
+        budget: Format and factor.
+    """
+
+    start: str
     network: str
     space: str
     budget: tuple[str, float]
@@ -61,30 +78,56 @@ def accuracies(
 ) -> dict[Cell, dict[str, dict[int, float]]]:
     """Collects accuracies in percent by cell, method and seed.
 
-    Uniform formats are those of the same kind (integer or float), also where
-    the space does not hold them, interpolated to the target of the cell.
+    The uniform formats of the space, `"uniform"`, and all of the same kind
+    (integer or float), `"any_uniform"`, are interpolated to the target of the
+    cell.
     """
-    curves: dict[tuple, dict[float, float]] = collections.defaultdict(dict)
+    uniform: list[Mapping[str, Any]] = []
     cells: dict[Cell, dict[str, dict[int, float]]] = {}
     targets = {}
     for result in results:
-        key = (result["network"], _kind(result), result["seed"])
-        accuracy = 100 * result["accuracy"]
         if result["method"] == "uniform":
-            curves[key][result["cost"]] = accuracy
+            uniform.append(result)
             continue
-        cell = Cell(result["network"], result["space"], tuple(result["budget"]))
+        cell = Cell(
+            result.get("start", "scratch"),
+            result["network"],
+            result["space"],
+            tuple(result["budget"]),
+        )
         methods = cells.setdefault(cell, {})
-        methods.setdefault(result["method"], {})[result["seed"]] = accuracy
-        targets[cell] = (_kind(result), result["target"])
-    for cell, (kind, target) in targets.items():
-        for (network, curve_kind, seed), curve in curves.items():
-            if (network, curve_kind) == (cell.network, kind):
-                accuracy = interpolate_uniform(curve, target)
-                if accuracy is not None:
-                    uniform = cells[cell].setdefault("uniform", {})
-                    uniform[seed] = accuracy
+        by_seed = methods.setdefault(result["method"], {})
+        by_seed[result["seed"]] = 100 * result["accuracy"]
+        targets[cell] = result["target"]
+    for cell, target in targets.items():
+        kind = SPACES["wide"] if _is_integer(cell.budget) else SPACES["fliqs_l"]
+        for name, formats in (
+            ("uniform", SPACES[cell.space]),
+            ("any_uniform", kind),
+        ):
+            curves = _curves(uniform, cell, formats)
+            interpolated = {
+                seed: interpolate_uniform(curve, target)
+                for seed, curve in curves.items()
+            }
+            cells[cell][name] = {
+                k: v for k, v in interpolated.items() if v is not None
+            }
     return cells
+
+
+def _curves(
+    uniform: Sequence[Mapping[str, Any]], cell: Cell, formats: Sequence[str]
+) -> dict[int, dict[float, float]]:
+    """Accuracy by cost of some uniform formats, by seed."""
+    curves: dict[int, dict[float, float]] = collections.defaultdict(dict)
+    for result in uniform:
+        start = result.get("start", "scratch")
+        is_same = (start, result["network"]) == (cell.start, cell.network)
+        if is_same and result["budget"][0] in formats:
+            accuracy = 100 * result["accuracy"]
+            curves[result["seed"]][result["cost"]] = accuracy
+    return curves
 
 
 def compare(
@@ -104,8 +147,18 @@ def compare(
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table and its summary, in Markdown."""
-    cells = accuracies(results)
+    """Returns the tables and their summaries, in Markdown, start by start."""
+    all_cells = accuracies(results)
+    parts = []
+    for start in sorted({cell.start for cell in all_cells}, reverse=True):
+        cells = {c: m for c, m in all_cells.items() if c.start == start}
+        if start != "scratch":
+            parts.append(f"From networks trained in {start}:")
+        parts += ["\n".join(_table(cells)), "\n".join(_summary(cells))]
+    return "\n\n".join(parts)
+
+
+def _table(cells: Mapping[Cell, dict[str, dict[int, float]]]) -> list[str]:
     lines = [
         "| network | space | budget | " + " | ".join((OURS, *OTHERS)) + " |",
         "|" + "---|" * (4 + len(OTHERS)),
@@ -117,8 +170,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         for other in OTHERS:
             row.append(_against(methods.get(OURS, {}), methods.get(other, {})))
         lines.append("| " + " | ".join(row) + " |")
-    lines += ["", *_summary(cells)]
-    return "\n".join(lines)
+    return lines
 
 
 def _summary(cells) -> list[str]:
@@ -154,8 +206,8 @@ def _summary(cells) -> list[str]:
     return lines
 
 
-def _kind(result: Mapping[str, Any]) -> str:
-    return "integer" if result["budget"][0].startswith("INT") else "float"
+def _is_integer(budget: tuple[str, float]) -> bool:
+    return budget[0].startswith("INT")
 
 
 def _mean_and_spread(by_seed: Mapping[int, float]) -> str:

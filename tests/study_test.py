@@ -83,6 +83,21 @@ def test_same_run_same_result(path, dataset, tmp_path):
     assert result["assignment"] == first["assignment"]
 
 
+def test_a_search_starts_from_a_float_network(path, dataset, tmp_path):
+    wanted = ("fliqs_s", "sensitivity", ("INT4", 1.2))
+    tiny = study.Study(dataset, SETTINGS, tmp_path / "float.jsonl")
+    run = study.Run("conv_net", *wanted[:2], 0, wanted[2], "float")
+    result = tiny.do(run)
+    assert result["start"] == "float"
+    assert tiny.do(run) is None
+    scratch = next(
+        r
+        for r in study.read_results(path)
+        if (r["space"], r["method"]) == wanted[:2]
+    )
+    assert result["accuracy"] > scratch["accuracy"]
+
+
 def test_results_of_other_settings_are_refused(path, dataset):
     settings = dataclasses.replace(SETTINGS, epochs=9)
     with pytest.raises(ValueError, match="Choose another --results"):
@@ -145,6 +160,7 @@ def test_gain_is_over_uniform_formats_at_the_target():
     results = json.loads(json.dumps(list(make_results([1.0, 2.0, 3.0]))))
     [methods] = study_table.accuracies(results).values()
     assert methods["uniform"] == pytest.approx({0: 83.5, 1: 83.5, 2: 83.5})
+    assert methods["any_uniform"] == methods["uniform"]
     difference = study_table.compare(methods["sensitivity"], methods["uniform"])
     assert difference.mean == pytest.approx(2)
     assert difference.spread == pytest.approx(1)
@@ -153,6 +169,28 @@ def test_gain_is_over_uniform_formats_at_the_target():
     # p = 1 - t / sqrt(t**2 + 2).
     t = 2 * math.sqrt(3)
     assert difference.p_value == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+
+
+def test_formats_that_a_space_lacks_are_a_column_of_their_own():
+    results = [*make_results([1.0], cost=20, space="fliqs_s")]
+    results.append({**results[1], "budget": ["INT8", 1.0], "cost": 64})
+    [methods] = study_table.accuracies(results).values()
+    # Half-way between INT4 and INT5, but no such step between INT4 and INT8,
+    # which here reaches no more than INT4.
+    assert methods["any_uniform"] == pytest.approx({0: 87 + 3 * 4 / 9})
+    assert methods["uniform"] == pytest.approx({0: 87})
+
+
+def test_starts_are_compared_apart():
+    scratch = [*make_results([1.0])]
+    others = [{**r, "start": "float"} for r in make_results([3.0])]
+    cells = study_table.accuracies(scratch + others)
+    gains = {
+        cell.start: methods["sensitivity"][0] - methods["uniform"][0]
+        for cell, methods in cells.items()
+    }
+    assert gains == pytest.approx({"scratch": 1.0, "float": 3.0})
+    assert "trained in float:" in study_table.render(scratch + others)
 
 
 def test_uniform_formats_do_not_reach_beyond_their_costs():
