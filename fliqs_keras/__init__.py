@@ -17,6 +17,10 @@ from fliqs_keras.quantize_registry import (
     register_quantize_config as register_quantize_config,
 )
 from fliqs_keras.search_space import SearchSpace as SearchSpace
+from fliqs_keras.presets import FLIQS_L as FLIQS_L
+from fliqs_keras.presets import FLIQS_L_FLOAT as FLIQS_L_FLOAT
+from fliqs_keras.presets import FLIQS_S as FLIQS_S
+from fliqs_keras.presets import FLIQS_S_FLOAT as FLIQS_S_FLOAT
 from fliqs_keras.quantize import apply as apply
 from fliqs_keras.assignments import FormatAssignment as FormatAssignment
 from fliqs_keras.costs import BitOps as BitOps

@@ -1,6 +1,7 @@
 """What an assignment costs."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +16,19 @@ from fliqs_keras.quantized_layers import (
 )
 
 __all__ = ["BitOps"]
+
+
+class CostTerm(NamedTuple):
+    """A part of a cost, which depends on one decision or on two.
+
+    Attributes:
+        decisions: The names of the decisions.
+        values: What the part costs, with an axis for each decision and an
+            entry for each of its formats.
+    """
+
+    decisions: tuple[str, ...]
+    values: np.ndarray
 
 
 class BitOps:
@@ -59,11 +73,50 @@ class BitOps:
         """
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        table = self.table(model)
-        total = 0.0
-        for decision, row in zip(decisions(model), table, strict=True):
-            total += float(row[decision.choice_in(assignment)])
-        return total
+        choice = {
+            decision.name: decision.choice_in(assignment)
+            for decision in decisions(model)
+        }
+        return sum(
+            float(term.values[tuple(choice[name] for name in term.decisions)])
+            for term in self.terms(model)
+        )
+
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        """Returns the parts that the cost of an assignment is the sum of.
+
+        Where activations have a decision of their own, a layer's part
+        depends on two: bits of the weight times bits of the input.
+
+        Args:
+            model: A model from `fliqs_keras.apply`.
+
+        Returns:
+            At most one part for each decision and pair of decisions.
+        """
+        macs = macs_by_layer(model)
+        bits = {
+            decision.name: np.array([f.bits for f in decision.formats], float)
+            for decision in decisions(model)
+        }
+        formats = {d.name: d.formats for d in decisions(model)}
+        values: dict[tuple[str, ...], np.ndarray] = {}
+        for layer in quantized_layers(model):
+            config = layer.quantize_config
+            # A layer that only quantizes activations multiplies nothing.
+            if not layer.weight_quantizers:
+                continue
+            weight, names = config.decision, (config.decision,)
+            if layer.input_quantizer is not None and config.input_decision:
+                names += (config.input_decision,)
+                used = np.outer(*(bits[name] for name in names))
+            else:
+                used = bits[weight] * [
+                    config.input_bits(f) for f in formats[weight]
+                ]
+            used = used * macs.get(id(layer), 0) / 1e9
+            values[names] = values.get(names, 0.0) + used
+        return [CostTerm(*item) for item in values.items()]
 
     def table(self, model: keras.Model) -> list[np.ndarray]:
         """Returns the cost of each option of each decision.
@@ -75,16 +128,19 @@ class BitOps:
 
         Returns:
             A float64 array for each decision, one entry an option.
+
+        Raises:
+            ValueError: If a part of the cost depends on two decisions.
         """
-        macs = _macs_by_layer(model)
         rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
-        for layer in quantized_layers(model):
-            config = layer.quantize_config
-            # A layer that only quantizes activations multiplies nothing.
-            if config.decision in rows:
-                bits = [f.bits * config.input_bits(f) for f in config.formats]
-                used = macs.get(id(layer), 0)
-                rows[config.decision] += used * np.array(bits) / 1e9
+        for term in self.terms(model):
+            if len(term.decisions) > 1:
+                raise ValueError(
+                    "Expected a cost that adds up over decisions. Received: "
+                    f"a part that depends on {list(term.decisions)}, because "
+                    "activations have decisions of their own. Use `terms`"
+                )
+            rows[term.decisions[0]] += term.values
         return list(rows.values())
 
 
@@ -110,7 +166,7 @@ class _MacCounter(CallHook):
 
 
 def count_macs(model: keras.Model) -> dict[str, int]:
-    """Counts the multiply-accumulates of one example, for each decision.
+    """Counts the multiply-accumulates of an example, by decision on weights.
 
     The model is run once on an example of zeros, so that every use of a layer
     counts with the shapes it really has.
@@ -121,15 +177,18 @@ def count_macs(model: keras.Model) -> dict[str, int]:
     Returns:
         A dictionary from decision to multiply-accumulates.
     """
-    macs = {decision.name: 0 for decision in decisions(model)}
-    by_layer = _macs_by_layer(model)
+    by_layer = macs_by_layer(model)
+    macs: dict[str, int] = {}
     for layer in quantized_layers(model):
+        if not layer.weight_quantizers:
+            continue
         name = layer.quantize_config.decision
         macs[name] = macs.get(name, 0) + by_layer.get(id(layer), 0)
     return macs
 
 
-def _macs_by_layer(model: keras.Model) -> dict[int, int]:
+def macs_by_layer(model: keras.Model) -> dict[int, int]:
+    """Counts the multiply-accumulates of one example, by the layer's `id`."""
     counter = _MacCounter()
     with use_hook(counter):
         _keras.call_on_zeros(model)

@@ -61,6 +61,11 @@ def walk_layers(
     yield from visit(model, "", {})
 
 
+def layer_paths(model: keras.Model) -> dict[int, str]:
+    """Returns the path of every layer in a model, by the layer's `id`."""
+    return {id(place.layer): place.path for place in walk_layers(model)}
+
+
 def _unique(name: str, taken: set[str]) -> str:
     names = itertools.chain(
         [name], (f"{name}_{number}" for number in itertools.count(1))

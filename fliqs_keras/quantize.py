@@ -1,7 +1,6 @@
 """From a model to a quantized model."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import keras
 from absl import logging
@@ -9,6 +8,7 @@ from absl import logging
 from fliqs_keras import _keras
 from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.layer_plans import LayerPlan, plan_layers
 from fliqs_keras.model_layers import (
     ELEMENTWISE_LAYERS,
     Place,
@@ -20,7 +20,7 @@ from fliqs_keras.quantize_configs import (
     ACTIVATIONS,
     SwitchableQuantizeConfig,
 )
-from fliqs_keras.quantize_registry import as_switchable, find_quantize_config
+from fliqs_keras.quantize_registry import as_switchable
 from fliqs_keras.quantized_containers import hold_quantized_layers
 from fliqs_keras.quantized_layers import (
     make_quantizers,
@@ -99,6 +99,12 @@ def apply(
     space = SearchSpace.of(search_space)
     tensor_format = None if every_tensor is None else parse_format(every_tensor)
     _check_model(model)
+    if tensor_format is not None and space.activations != "tied":
+        raise ValueError(
+            "Expected `every_tensor`, which gives all activations one format, "
+            "or a search space of formats for activations, not both. "
+            f"Received: every_tensor={tensor_format.name!r} and {space}"
+        )
     own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
     quantized = model if inplace else _copy_model(model)
     choices = _choose_configs(quantized, space, own, tensor_format)
@@ -118,46 +124,16 @@ def apply(
     return quantized
 
 
-class _Choice(NamedTuple):
-    layer: keras.layers.Layer
-    config: SwitchableQuantizeConfig
-
-
 def _choose_configs(
     model: keras.Model,
     space: SearchSpace,
     own: SwitchableConfigs,
     tensor_format: Format | None,
-) -> list[_Choice]:
+) -> list[LayerPlan]:
     """Returns the layers to quantize, each with its config and formats."""
     places = list(walk_layers(model, own))
     _check_own_configs(own, places)
-    candidates = [
-        (place, find_quantize_config(place.layer, own, place.path))
-        for place in places
-    ]
-    candidates = [(p, config) for p, config in candidates if config is not None]
-    if not candidates:
-        raise ValueError(
-            "Expected a model with at least one layer to quantize, such as a "
-            f"Dense or Conv2D. Received: model {model.name!r} with layers "
-            f"{[type(layer).__name__ for layer in model.layers]}. Tell how a "
-            "layer of your own is quantized by "
-            "`fliqs_keras.register_quantize_config`"
-        )
-    space.check_selectors([place.lineage for place, _ in candidates])
-    choices = []
-    for place, config in candidates:
-        formats = space.formats_of(place.lineage)
-        if formats:
-            config = config.for_decision(formats, place.path)
-            choices.append(_Choice(place.layer, config))
-    if not choices:
-        raise ValueError(
-            "Expected a search space that leaves some layer to quantize. "
-            f"Received: {space}, which leaves out all of "
-            f"{[place.path for place, _ in candidates]}"
-        )
+    choices = plan_layers(model, space, own, places)
     if tensor_format is None:
         return choices
     return _quantize_every_tensor(
@@ -167,12 +143,12 @@ def _choose_configs(
 
 def _quantize_every_tensor(
     model: keras.Model,
-    choices: list[_Choice],
+    choices: list[LayerPlan],
     places: list[Place],
     space: SearchSpace,
     own: SwitchableConfigs,
     tensor_format: Format,
-) -> list[_Choice]:
+) -> list[LayerPlan]:
     """Has activations quantized where they are made, to one format.
 
     Layers with a config of the caller's are left as that says, and layers
@@ -196,7 +172,7 @@ def _quantize_every_tensor(
                 output=at is not None and at.output,
                 format=tensor_format,
             )
-        result.append(_Choice(layer, config))
+        result.append(LayerPlan(layer, config))
     return result
 
 

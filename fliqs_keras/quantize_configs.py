@@ -19,6 +19,8 @@ __all__ = ["SwitchableQuantizeConfig"]
 
 # The decision of all activations of one fixed format.
 ACTIVATIONS = "*:activations"
+# What the name of a decision about the inputs of layers ends in.
+INPUT = ":input"
 
 _FLOAT_BITS = 32
 
@@ -57,6 +59,10 @@ class SwitchableQuantizeConfig(QuantizeConfig):
             them in from the search space.
         decision: Name of the decision that chooses among `formats`.
             `fliqs_keras.apply` fills it in.
+        input_formats: Formats of the input and the output, where they have a
+            decision of their own. Filled in from the search space, too.
+            Defaults to none: they take the format of the weights.
+        input_decision: Name of that decision.
 
     Example:
 
@@ -78,6 +84,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         activation_format: str | Format | None = None,
         formats: Sequence[str | Format] = (),
         decision: str | None = None,
+        input_formats: Sequence[str | Format] = (),
+        input_decision: str | None = None,
     ):
         if isinstance(weights, str):
             raise ValueError(
@@ -103,6 +111,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         )
         self.formats = tuple(parse_format(f) for f in formats)
         self.decision = decision
+        self.input_formats = tuple(parse_format(f) for f in input_formats)
+        self.input_decision = input_decision
 
     def for_decision(
         self, formats: Sequence[Format], decision: str
@@ -124,11 +134,35 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         Raises:
             ValueError: If a class derived from this one cannot be told.
         """
-        changed = {
-            "quantize_input": input,
-            "quantize_output": output,
-            "activation_format": format.name,
-        }
+        return self._with(
+            quantize_input=input,
+            quantize_output=output,
+            activation_format=format.name,
+        )
+
+    def for_input_decision(
+        self, formats: Sequence[Format], decision: str
+    ) -> "SwitchableQuantizeConfig":
+        """Returns a copy whose activations have a decision of their own.
+
+        Raises:
+            ValueError: If a class derived from this one cannot be told.
+        """
+        return self._with(
+            input_formats=[f.name for f in formats], input_decision=decision
+        )
+
+    def with_float_activations(self) -> "SwitchableQuantizeConfig":
+        """Returns a copy that quantizes weights only.
+
+        Raises:
+            ValueError: If a class derived from this one cannot be told.
+        """
+        if not self.quantize_input and not self.quantize_output:
+            return self
+        return self._with(quantize_input=False, quantize_output=False)
+
+    def _with(self, **changed: Any) -> "SwitchableQuantizeConfig":
         config = self.get_config()
         if missing := sorted(set(changed) - set(config)):
             raise ValueError(
@@ -144,7 +178,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         """Returns the bits of what the layer's weights are multiplied with.
 
         Args:
-            format: What the decision stands on.
+            format: What the decision of the input stands on: that of the
+                weights, unless it has its own.
         """
         if self.activation_format is not None:
             return self.activation_format.bits
@@ -207,7 +242,9 @@ class SwitchableQuantizeConfig(QuantizeConfig):
     def _activation_quantizer(self, name: str) -> ActivationQuantizer:
         if self.activation_format is None:
             return ActivationQuantizer(
-                self.formats, decision=self.decision, name=name
+                self.input_formats or self.formats,
+                decision=self.input_decision or self.decision,
+                name=name,
             )
         return ActivationQuantizer(
             [self.activation_format], decision=ACTIVATIONS, name=name
@@ -268,6 +305,8 @@ class SwitchableQuantizeConfig(QuantizeConfig):
             and self.activation_format.name,
             "formats": [f.name for f in self.formats],
             "decision": self.decision,
+            "input_formats": [f.name for f in self.input_formats],
+            "input_decision": self.input_decision,
         }
 
 
@@ -301,6 +340,19 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
         # Not by way of its config: it need not be one that Keras can save.
         return PlainQuantizeConfig(
             self.config, formats=formats, decision=decision
+        )
+
+    def with_float_activations(self):
+        return self._with(quantize_output=False)
+
+    def _with(self, **changed):
+        raise ValueError(
+            "Expected a `fliqs_keras.SwitchableQuantizeConfig` where the "
+            "search space says how activations are quantized. Received: a "
+            f"{type(self.config).__name__} for layer {self.decision!r}, which "
+            "brings its own quantizers. Derive it from "
+            "`fliqs_keras.SwitchableQuantizeConfig`, or leave the layer out "
+            "with `SearchSpace(exclude=...)`"
         )
 
     def get_weights_and_quantizers(self, layer):

@@ -7,8 +7,8 @@ import keras
 
 from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
-from fliqs_keras.costs import count_macs
-from fliqs_keras.model_layers import left_out
+from fliqs_keras.costs import macs_by_layer
+from fliqs_keras.model_layers import layer_paths, left_out
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 from fliqs_keras.quantizers import SwitchableQuantizer
 
@@ -104,11 +104,12 @@ def summary(model: keras.Model) -> ModelSummary:
     """
     decisions(model)
     try:
-        macs = count_macs(model)
+        macs = macs_by_layer(model)
     except _keras.UnknownShapeError:
         macs = {}
+    paths = layer_paths(model)
     quantized = [
-        _quantized_row(layer, macs.get(layer.quantize_config.decision))
+        _quantized_row(layer, paths[id(layer)], macs.get(id(layer)))
         for layer in quantized_layers(model)
     ]
     others = [
@@ -127,7 +128,9 @@ def summary(model: keras.Model) -> ModelSummary:
     return ModelSummary(tuple(quantized), tuple(others))
 
 
-def _quantized_row(layer: QuantizedLayer, macs: int | None) -> LayerRow:
+def _quantized_row(
+    layer: QuantizedLayer, path: str, macs: int | None
+) -> LayerRow:
     quantizers = {id(q): q for q in layer.quantizers()}
     state = {id(w) for q in quantizers.values() for w in q.weights}
     weights = [w for w in layer.weights if id(w) not in state]
@@ -138,7 +141,7 @@ def _quantized_row(layer: QuantizedLayer, macs: int | None) -> LayerRow:
         if quantizer.format is not None:
             bits -= (32 - quantizer.format.bits) * _size([variable])
     return LayerRow(
-        path=layer.quantize_config.decision,
+        path=path,
         layer_class=_class_name(layer),
         weight_format=", ".join(dict.fromkeys(formats)) or None,
         activation_format=_format_name(

@@ -1,27 +1,49 @@
 """What a search may choose from: which layers, which formats."""
 
 import dataclasses
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
+from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.files import write_atomically
 from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.layer_plans import plan_layers
+from fliqs_keras.model_layers import walk_layers
+from fliqs_keras.quantize_configs import INPUT
+from fliqs_keras.quantize_registry import as_switchable
+from fliqs_keras.quantized_layers import make_quantizers
+from fliqs_keras.selectors import (
+    Lineage,
+    Selector,
+    as_selectors,
+    selector_from_json,
+    selector_to_json,
+    selects,
+    selects_any,
+)
 
 __all__ = ["SearchSpace"]
 
 Formats = str | Format | Sequence[str | Format]
-Selector = str | type | Callable[[str, keras.layers.Layer], bool]
-Lineage = Mapping[str, keras.layers.Layer]
+FormatsByLayer = Formats | Mapping[str, Formats]
+
+_TIED = "tied"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
     """The layers of a model that are quantized, and the formats of each.
 
-    One decision a layer: its weights and its input take the same format. All
-    layers that can be quantized are, the first and the last included, unless
-    `include`, `exclude` or `formats` leave them out.
+    One decision a layer, unless told otherwise: its weights and its input
+    take the same format. All layers that can be quantized are, the first and
+    the last included, unless `include`, `exclude` or `formats` leave them
+    out. `a | b` is a space of the formats of both.
 
     Args:
         formats: Formats or their names, at least one, each once. A single
@@ -35,6 +57,21 @@ class SearchSpace:
             function `select(path, layer) -> bool`. What it selects comes
             with all that is in it. Defaults to all.
         exclude: The layers to leave out, in the same way. Defaults to none.
+        activations: The formats of activations. `"tied"`, the default: those
+            of the weights, in one decision. Formats, or a dictionary of them
+            as for `formats`: a decision of their own, which is named
+            `"conv:input"` for a layer `"conv"`. `None`: activations stay in
+            float, as do those of layers that the dictionary does not select.
+        groups: Patterns of layer paths. The layers that one selects share
+            a decision, which is named as the pattern is; the first that
+            selects a layer counts. `"*"` is one decision for the network.
+            Defaults to none: a decision for each layer.
+        shared_inputs: Whether layers that read the same tensor agree on its
+            format, so that one quantizer serves them. Their decisions become
+            one, named `"a+b"`: the whole, or that of their inputs
+            where activations have their own. Only for functional and
+            sequential models; layers within others, as those of attention,
+            decide for themselves.
 
     Raises:
         ValueError: If there is no format, or one twice, or an unknown name,
@@ -46,27 +83,71 @@ class SearchSpace:
     >>> space.formats
     (IntFormat(width=4), IntFormat(width=8))
     >>> space = SearchSpace({"stem": "INT8", "*": ["INT2", "INT4"]})
+    >>> weight_only = SearchSpace(["INT4", "INT8"], activations=None)
     """
 
-    formats: Formats | Mapping[str, Formats]
+    formats: FormatsByLayer
     include: Selector | Sequence[Selector] | None = None
     exclude: Selector | Sequence[Selector] = ()
+    activations: FormatsByLayer | None = _TIED
+    groups: str | Sequence[str] = ()
+    shared_inputs: bool = False
 
     def __post_init__(self):
-        if isinstance(self.formats, Mapping):
-            formats = {k: _parse(v) for k, v in self.formats.items()}
-            if not formats:
-                raise ValueError(
-                    "Expected `formats` to hold the formats of at least one "
-                    "layer. Received: formats={}"
-                )
-        else:
-            formats = _parse(self.formats)
-        object.__setattr__(self, "formats", formats)
-        for name in ("include", "exclude"):
+        formats, activations = self.formats, self.activations
+        if isinstance(formats, Mapping) and activations == _TIED:
+            formats, activations = _split_inputs(formats)
+        if isinstance(formats, Mapping) and not formats:
+            raise ValueError(
+                "Expected `formats` to hold the formats of at least one "
+                "layer. Received: formats={}"
+            )
+        self._set(formats=_parse_by_layer(formats))
+        if activations is not None and activations != _TIED:
+            activations = _parse_by_layer(activations)
+        self._set(activations=activations)
+        for name in ("include", "exclude", "groups"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _as_selectors(name, value))
+                self._set(**{name: as_selectors(name, value)})
+        if unnamed := [g for g in self.groups if not isinstance(g, str)]:
+            raise ValueError(
+                "Expected `groups` to hold patterns, which name the "
+                f"decisions. Received: {unnamed}"
+            )
+        if self.shared_inputs and self.activations is None:
+            raise ValueError(
+                "Expected `shared_inputs` only where activations are "
+                "quantized. Received: shared_inputs=True and activations=None"
+            )
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __or__(self, other: "SearchSpace") -> "SearchSpace":
+        """Returns the space of the formats of both, which agree in the rest.
+
+        Raises:
+            ValueError: If they differ in more than formats, or if formats are
+                by layer.
+        """
+        if not isinstance(other, SearchSpace):
+            return NotImplemented
+        union = _union("formats", self.formats, other.formats)
+        activations = self.activations
+        if activations != other.activations:
+            activations = _union("activations", activations, other.activations)
+        both = [
+            dataclasses.replace(s, formats=union, activations=activations)
+            for s in (self, other)
+        ]
+        if both[0] != both[1]:
+            raise ValueError(
+                "Expected search spaces that differ in their formats alone. "
+                f"Received: {self} and {other}"
+            )
+        return both[0]
 
     @classmethod
     def of(
@@ -87,21 +168,116 @@ class SearchSpace:
         """
         if not self.admits(lineage):
             return ()
-        if not isinstance(self.formats, Mapping):
-            return self.formats
-        path = list(lineage)[-1]
-        if path in self.formats:
-            return self.formats[path]
-        for pattern, formats in self.formats.items():
-            if _selects(pattern, lineage):
-                return formats
-        return ()
+        return _take(self.formats, lineage)
+
+    def activation_formats_of(
+        self, lineage: Lineage
+    ) -> tuple[Format, ...] | None:
+        """Returns the formats that a layer's activations may take.
+
+        Returns:
+            The formats; none if activations stay in float, and `None` if they
+            are tied to the weights.
+        """
+        if self.activations == _TIED:
+            return None
+        if self.activations is None:
+            return ()
+        return _take(self.activations, lineage)
+
+    def group_of(self, lineage: Lineage) -> str | None:
+        """Returns the first group that selects a layer, if any."""
+        return next((g for g in self.groups if selects(g, lineage)), None)
+
+    def decisions(
+        self,
+        model: keras.Model,
+        *,
+        quantize_configs: Mapping[str | type, QuantizeConfig] | None = None,
+    ) -> dict[str, tuple[Format, ...]]:
+        """Returns what `fliqs_keras.apply` would have to be decided.
+
+        Args:
+            model: A built float model, which is left as it is.
+            quantize_configs: As for `fliqs_keras.apply`.
+
+        Returns:
+            A dictionary from the name of each decision to its formats.
+
+        Raises:
+            ValueError: If the space does not fit the model.
+
+        Example:
+
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(2, name="head")]
+        ... )
+        >>> SearchSpace(["INT4", "INT8"]).decisions(model)
+        {'head': (IntFormat(width=4), IntFormat(width=8))}
+        """
+        own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
+        found = {}
+        places = list(walk_layers(model, own))
+        for layer, config in plan_layers(model, self, own, places):
+            made = make_quantizers(layer, config)
+            quantizers = [q for _, q in made.weights] + [*made[1:]]
+            for quantizer in quantizers:
+                if quantizer is not None:
+                    found.setdefault(quantizer.decision, quantizer.formats)
+        return found
+
+    def size(self, model: keras.Model) -> int:
+        """Returns the number of assignments that a model may take."""
+        return math.prod(len(f) for f in self.decisions(model).values())
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Writes the space to a JSON file.
+
+        Raises:
+            ValueError: If a selector is a function, or a class that is not
+                registered with Keras. There is then no file.
+        """
+        include = self.include and [selector_to_json(s) for s in self.include]
+        content = {
+            "formats": _names(self.formats),
+            "include": include,
+            "exclude": [selector_to_json(s) for s in self.exclude],
+            "activations": _names(self.activations),
+            "groups": list(self.groups),
+            "shared_inputs": self.shared_inputs,
+        }
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> "SearchSpace":
+        """Reads a space that `to_json` wrote.
+
+        Raises:
+            ValueError: If the file holds anything else.
+        """
+        try:
+            content = json.loads(pathlib.Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"Expected a JSON object in {str(path)!r}. Received: {error}"
+            ) from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        is_space = isinstance(content, dict) and "formats" in content
+        if not is_space or set(content) - names:
+            raise ValueError(
+                f"Expected a JSON object of {sorted(names)} in {str(path)!r}. "
+                f"Received: {content!r}"
+            )
+        for name in ("include", "exclude"):
+            if content.get(name) is not None:
+                content[name] = [selector_from_json(s) for s in content[name]]
+        return cls(**content)
 
     def admits(self, lineage: Lineage) -> bool:
         """Whether `include` and `exclude` let a layer in."""
-        if self.include is not None and not _any(self.include, lineage):
+        if self.include is not None and not selects_any(self.include, lineage):
             return False
-        return not _any(self.exclude, lineage)
+        return not selects_any(self.exclude, lineage)
 
     def check_selectors(self, lineages: Iterable[Lineage]) -> None:
         """Checks that every pattern and class speaks of some layer.
@@ -112,12 +288,13 @@ class SearchSpace:
         Raises:
             ValueError: If one does not, which is a slip of the pen.
         """
-        selectors = [*(self.include or ()), *self.exclude]
-        if isinstance(self.formats, Mapping):
-            selectors += self.formats
+        selectors = [*(self.include or ()), *self.exclude, *self.groups]
+        for formats in (self.formats, self.activations):
+            if isinstance(formats, Mapping):
+                selectors += formats
         for selector in selectors:
             is_function = callable(selector) and not isinstance(selector, type)
-            if is_function or any(_selects(selector, v) for v in lineages):
+            if is_function or any(selects(selector, v) for v in lineages):
                 continue
             raise ValueError(
                 "Expected every pattern and class of the search space to "
@@ -125,6 +302,59 @@ class SearchSpace:
                 f"{selector!r}, which selects none of "
                 f"{[list(lineage)[-1] for lineage in lineages]}"
             )
+
+
+def _split_inputs(
+    formats: Mapping[str, Formats],
+) -> tuple[Mapping[str, Formats], FormatsByLayer]:
+    """Takes the decisions of an assignment apart: of weights, of inputs."""
+    # A decision of several layers is named by all of them.
+    parts = {
+        part + (INPUT if name.endswith(INPUT) else ""): value
+        for name, value in formats.items()
+        for part in name.removesuffix(INPUT).split("+")
+    }
+    inputs = {
+        name.removesuffix(INPUT): value
+        for name, value in parts.items()
+        if name.endswith(INPUT)
+    }
+    if not inputs:
+        return parts, _TIED
+    return {k: v for k, v in parts.items() if not k.endswith(INPUT)}, inputs
+
+
+def _take(formats: Any, lineage: Lineage) -> tuple[Format, ...]:
+    """Returns the formats of a layer, from those of all or by pattern."""
+    if not isinstance(formats, Mapping):
+        return formats
+    path = list(lineage)[-1]
+    if path in formats:
+        return formats[path]
+    return next((f for k, f in formats.items() if selects(k, lineage)), ())
+
+
+def _union(name: str, a: Any, b: Any) -> tuple[Format, ...]:
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
+        raise ValueError(
+            f"Expected `{name}` to be formats for all layers, to unite them. "
+            f"Received: {a} and {b}. Write the united formats by layer out"
+        )
+    return tuple(dict.fromkeys(a + b))
+
+
+def _names(formats: Any) -> Any:
+    if isinstance(formats, Mapping):
+        return {k: _names(v) for k, v in formats.items()}
+    if isinstance(formats, tuple):
+        return [f.name for f in formats]
+    return formats
+
+
+def _parse_by_layer(formats: FormatsByLayer) -> Any:
+    if isinstance(formats, Mapping):
+        return {k: _parse(v) for k, v in formats.items()}
+    return _parse(formats)
 
 
 def _parse(formats: Formats) -> tuple[Format, ...]:
@@ -142,33 +372,3 @@ def _parse(formats: Formats) -> tuple[Format, ...]:
             f"formats={[f.name for f in parsed]}"
         )
     return parsed
-
-
-def _as_selectors(
-    name: str, value: Selector | Sequence[Selector]
-) -> tuple[Selector, ...]:
-    is_single = isinstance(value, str) or callable(value)
-    selectors = (value,) if is_single else tuple(value)
-    for selector in selectors:
-        if not isinstance(selector, str) and not callable(selector):
-            raise ValueError(
-                f"Expected `{name}` to hold patterns, layer classes or "
-                f"functions. Received: {selector!r}"
-            )
-    return selectors
-
-
-def _any(selectors: Iterable[Selector], lineage: Lineage) -> bool:
-    return any(_selects(selector, lineage) for selector in selectors)
-
-
-def _selects(selector: Selector, lineage: Lineage) -> bool:
-    return any(_matches(selector, *place) for place in lineage.items())
-
-
-def _matches(selector: Selector, path: str, layer: keras.layers.Layer) -> bool:
-    if isinstance(selector, str):
-        return path == selector or fnmatch.fnmatchcase(path, selector)
-    if isinstance(selector, type):
-        return isinstance(layer, selector)
-    return bool(selector(path, layer))

@@ -59,6 +59,40 @@ def test_sequential_model_is_counted():
     assert cost == pytest.approx(4 * 2 * 64 / 1e9)
 
 
+SEPARATE = fliqs_keras.SearchSpace(
+    ["INT2", "INT8"], activations=["INT4", "BF16"]
+)
+
+
+def test_separate_activations_cost_the_product_of_both_widths():
+    model = fliqs_keras.apply(build_net(), SEPARATE)
+    terms = {t.decisions: t.values for t in fliqs_keras.BitOps().terms(model)}
+    assert set(terms) == {(name, f"{name}:input") for name in MACS}
+    np.testing.assert_allclose(
+        terms["conv", "conv:input"] * 1e9,
+        2592 * np.array([[2 * 4, 2 * 16], [8 * 4, 8 * 16]]),
+    )
+    formats = {n: "INT2" for n in MACS} | {f"{n}:input": "BF16" for n in MACS}
+    cost = fliqs_keras.BitOps()(model, formats)
+    assert cost * 1e9 == pytest.approx(sum(MACS.values()) * 2 * 16)
+    with pytest.raises(ValueError, match="conv:input"):
+        fliqs_keras.BitOps().table(model)
+
+
+def test_float_activations_count_as_32_bits():
+    space = fliqs_keras.SearchSpace("INT2", activations=None)
+    model = fliqs_keras.apply(build_net(), space)
+    cost = fliqs_keras.BitOps()(model)
+    assert cost * 1e9 == pytest.approx(sum(MACS.values()) * 2 * 32)
+
+
+def test_group_costs_what_its_layers_cost():
+    space = fliqs_keras.SearchSpace(["INT2", "INT8"], groups="*")
+    [row] = fliqs_keras.BitOps().table(fliqs_keras.apply(build_net(), space))
+    total = sum(MACS.values())
+    np.testing.assert_allclose(row * 1e9, [total * 4, total * 64])
+
+
 def test_cost_of_incomplete_assignment_is_refused(model):
     with pytest.raises(ValueError, match="none for 'depthwise'"):
         fliqs_keras.BitOps()(model, {"conv": "INT2"})

@@ -33,6 +33,15 @@ def test_summary_by_hand():
     assert "elementwise" in norm.reason
 
 
+def test_summary_shows_layers_whatever_decides_on_them():
+    space = fliqs_keras.SearchSpace("INT4", activations="INT8", groups="*")
+    model = fliqs_keras.apply(build_net(), space)
+    stem, head = fliqs_keras.summary(model).quantized
+    assert (stem.path, head.path) == ("stem", "head")
+    assert (stem.weight_format, stem.activation_format) == ("INT4", "INT8")
+    assert (stem.macs, head.macs) == (6 * 6 * 3 * 3 * 3 * 4, 20)
+
+
 def test_table_shows_every_layer():
     model = fliqs_keras.apply(build_net(), {"stem": "INT4", "head": "E4M3"})
     lines = str(fliqs_keras.summary(model)).splitlines()
