@@ -1,5 +1,6 @@
 """What an assignment costs."""
 
+import abc
 from collections.abc import Mapping
 
 import keras
@@ -14,29 +15,19 @@ from fliqs_keras.quantized_layers import (
     use_hook,
 )
 
-__all__ = ["BitOps"]
+__all__ = ["BitOps", "Cost"]
 
 
-class BitOps:
-    """Bit operations of one example, in units of 1e9 (GBOPs), as FLIQS counts.
+class Cost(abc.ABC):
+    """What an assignment costs: a sum over the decisions of a model.
 
-    The sum over quantized layers of
+    Derived classes fill a table, and so can be budgets of a search.
 
-        multiply-accumulates * bits of the weight * bits of the input / 1e9
-
-    where a float of N bits counts as an integer of N bits, and an input that
-    is not quantized has 32. Biases, batch
-    normalization and everything else that is not quantized do not count; a
-    layer that is called several times counts each time.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> BitOps()(fliqs_keras.apply(model, "INT8")) * 1e9
-    512.0
+    Attributes:
+        unit: Name of the unit.
     """
 
-    unit = "GBOPs"
+    unit: str
 
     def __call__(
         self,
@@ -51,7 +42,7 @@ class BitOps:
                 that the model stands on.
 
         Returns:
-            The cost in GBOPs.
+            The cost in `unit`.
 
         Raises:
             ValueError: If the model is not quantized, or if the assignment
@@ -65,6 +56,7 @@ class BitOps:
             total += float(row[decision.choice_in(assignment)])
         return total
 
+    @abc.abstractmethod
     def table(self, model: keras.Model) -> list[np.ndarray]:
         """Returns the cost of each option of each decision.
 
@@ -76,6 +68,30 @@ class BitOps:
         Returns:
             A float64 array for each decision, one entry an option.
         """
+
+
+class BitOps(Cost):
+    """Bit operations of one example, in units of 1e9 (GBOPs), as FLIQS counts.
+
+    The sum over quantized layers of
+
+        multiply-accumulates * bits of the weight * bits of the input / 1e9
+
+    where a float of N bits counts as an integer of N bits, and an input that
+    is not quantized has 32. Biases, batch normalization and everything else
+    that is not quantized do not count; a layer that is called several times
+    counts each time.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> BitOps()(fliqs_keras.apply(model, "INT8")) * 1e9
+    512.0
+    """
+
+    unit = "GBOPs"
+
+    def table(self, model: keras.Model) -> list[np.ndarray]:
         macs = _macs_by_layer(model)
         rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
         for layer in quantized_layers(model):

@@ -10,6 +10,7 @@ import fliqs_keras
 PUBLIC_NAMES = {
     "ActivationQuantizer",
     "BitOps",
+    "Cost",
     "ExportReport",
     "FixedFormats",
     "FloatFormat",
@@ -24,6 +25,7 @@ PUBLIC_NAMES = {
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
     "VerificationReport",
+    "WeightBytes",
     "WeightQuantizer",
     "apply",
     "calibrate",
