@@ -24,6 +24,8 @@ from fliqs_keras.presets import FLIQS_S_FLOAT as FLIQS_S_FLOAT
 from fliqs_keras.quantize import apply as apply
 from fliqs_keras.assignments import FormatAssignment as FormatAssignment
 from fliqs_keras.costs import BitOps as BitOps
+from fliqs_keras.costs import Cost as Cost
+from fliqs_keras.byte_costs import WeightBytes as WeightBytes
 from fliqs_keras.reports import ModelSummary as ModelSummary
 from fliqs_keras.reports import summary as summary
 from fliqs_keras.calibration import calibrate as calibrate

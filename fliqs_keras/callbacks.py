@@ -8,15 +8,17 @@ from absl import logging
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
-from fliqs_keras.costs import BitOps
+from fliqs_keras.costs import BitOps, Cost
 from fliqs_keras.format_training import FormatTraining
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.reinforce import Reinforce
+from fliqs_keras.selection import Limit
 from fliqs_keras.sensitivity import Estimate, Sensitivity
 
 __all__ = ["FixedFormats", "FormatSearch"]
 
 CostTarget = float | tuple[str, float]
+Budgets = Mapping[Cost, CostTarget]
 
 _CONTROLLERS = {"reinforce": Reinforce, "sensitivity": Sensitivity}
 
@@ -46,8 +48,11 @@ class FormatSearch(FormatTraining):
         cost_target: What the result may cost at most. A number in the unit
             of the cost, or a pair of a format name and a factor:
             `("INT4", 1.1)` is 1.1 times what all layers at INT4 cost, those
-            of a single format at theirs.
-        cost: The cost model. Defaults to `fliqs_keras.BitOps()`.
+            of a single format at theirs. For several budgets at once a
+            dictionary from costs to targets, all of which the result keeps;
+            the first is the one that the search uses up where it can.
+        cost: The cost model, where `cost_target` is a single target.
+            Defaults to `fliqs_keras.BitOps()`.
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, or
             an iterable of such batches. Not needed by `"reinforce"`.
@@ -84,8 +89,8 @@ class FormatSearch(FormatTraining):
 
     def __init__(
         self,
-        cost_target: CostTarget,
-        cost: BitOps | None = None,
+        cost_target: CostTarget | Budgets,
+        cost: Cost | None = None,
         *,
         data: Any = None,
         controller: str | Reinforce | Sensitivity | None = None,
@@ -93,7 +98,10 @@ class FormatSearch(FormatTraining):
         total_steps: int | None = None,
         seed: int | None = None,
     ):
-        super().__init__(cost or BitOps(), data, activation_delay, total_steps)
+        budgets = _as_budgets(cost_target, cost)
+        first = next(iter(budgets))
+        super().__init__(first, data, activation_delay, total_steps)
+        self.budgets = budgets
         if controller is None:
             controller = "reinforce" if data is None else "sensitivity"
             if data is None:
@@ -109,7 +117,6 @@ class FormatSearch(FormatTraining):
                 "formats are compared. Received: data=None. Pass "
                 "`data=(x[:1024], y[:1024])`, or `controller='reinforce'`"
             )
-        self.cost_target = cost_target
         self.seed = seed
         self.sensitivity: dict[str, dict[str, Estimate]] | None = None
 
@@ -123,9 +130,12 @@ class FormatSearch(FormatTraining):
                 "one format trains without a search"
             )
         self.sensitivity = None
+        self._limits = [
+            self._limit(cost, target) for cost, target in self.budgets.items()
+        ]
         return self.controller_config.controller(
             table,
-            self._resolve_target(table),
+            self._limits[0].budget,
             total_steps,
             # Not the dearest: a layer may cost nothing in any format.
             widest=[
@@ -133,17 +143,19 @@ class FormatSearch(FormatTraining):
                 for decision in self._decisions
             ],
             seed=self.seed,
+            others=self._limits[1:],
         )
 
     def on_train_end(self, logs=None):
         self.sensitivity = self._name_estimates()
         super().on_train_end(logs)
-        logging.info(
-            "Search ended at %.6g %s, target %.6g.",
-            self.cost(self.model),
-            self.cost.unit,
-            self.target,
-        )
+        for cost, limit in zip(self.budgets, self._limits, strict=True):
+            logging.info(
+                "Search ended at %.6g %s, target %.6g.",
+                cost(self.model),
+                cost.unit,
+                limit.budget,
+            )
 
     def _name_estimates(self) -> dict[str, dict[str, Estimate]] | None:
         estimates = self._controller.sensitivity()
@@ -159,8 +171,8 @@ class FormatSearch(FormatTraining):
             for decision, row in zip(self._decisions, estimates, strict=True)
         }
 
-    def _resolve_target(self, table: list[np.ndarray]) -> float:
-        target = self.cost_target
+    def _limit(self, cost: Cost, target: CostTarget) -> Limit:
+        table = cost.table(self.model)
         if isinstance(target, tuple | list):
             name, factor = target
             wanted = parse_format(name)
@@ -175,9 +187,9 @@ class FormatSearch(FormatTraining):
             raise ValueError(
                 f"Expected `cost_target` to be between {cheapest:.6g}, the "
                 f"cost of the cheapest assignment, and {dearest:.6g}, that of "
-                f"the dearest ({self.cost.unit}). Received: {target:.6g}"
+                f"the dearest ({cost.unit}). Received: {target:.6g}"
             )
-        return float(target)
+        return Limit(table, float(target))
 
 
 class FixedFormats(FormatTraining):
@@ -219,6 +231,20 @@ class FixedFormats(FormatTraining):
         self.given.apply_to(self.model)
         choice = [d.index_of(self.given[d.name]) for d in self._decisions]
         return FixedController(table, choice, total_steps)
+
+
+def _as_budgets(
+    cost_target: CostTarget | Budgets, cost: Cost | None
+) -> Budgets:
+    if not isinstance(cost_target, Mapping):
+        return {cost or BitOps(): cost_target}
+    if cost is not None or not cost_target:
+        raise ValueError(
+            "Expected `cost_target` to be a target of `cost`, or a dictionary "
+            "from at least one cost to its target, without `cost`. Received: "
+            f"cost_target={cost_target!r}, cost={cost!r}"
+        )
+    return dict(cost_target)
 
 
 def _controller_config(

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fliqs_keras.selection import best_within_budget, cost_of
+from fliqs_keras.selection import (
+    Limit,
+    best_within_budget,
+    cost_of,
+    nearest_choice,
+)
 
 # A final choice that costs less leaves budget unused.
 _SMALLEST_SHARE_OF_TARGET = 0.97
@@ -32,30 +37,44 @@ class Controller:
         costs: Cost of each option of each decision; they add up.
         target: The highest cost of the result.
         total_steps: Number of steps that the search has.
+        others: Budgets of other costs, which the result keeps, too.
 
     Raises:
-        ValueError: If no choice meets the target.
+        ValueError: If no choice meets the target, or the other budgets with
+            it.
     """
 
     def __init__(
-        self, costs: Sequence[np.ndarray], target: float, total_steps: int
+        self,
+        costs: Sequence[np.ndarray],
+        target: float,
+        total_steps: int,
+        others: Sequence[Limit] = (),
     ):
         self.costs = [np.asarray(row, dtype="float64") for row in costs]
         self.target = target
+        self.others = tuple(others)
         self.total_steps = total_steps
         self.choice: np.ndarray | None = None
         self.settled = False
-        dearest = best_within_budget(self.costs, self.costs, target)
+        self._floor = 0.0
+        dearest = self._best(self.costs)
         if dearest is None:
+            limits = [Limit(self.costs, target), *self.others]
+            nearest = nearest_choice(limits)
+            costs = [float(cost_of(nearest, x.costs)) for x in limits]
             raise ValueError(
-                "Expected a target that the cheapest choice meets. Received: "
-                f"target={target}, cheapest choice "
-                f"{sum(row.min() for row in self.costs)}"
+                "Expected budgets that some choice meets. Received: "
+                f"{[float(x.budget) for x in limits]}; the nearest choice "
+                f"costs {costs}"
             )
         # What a final choice costs at least, unless the space has none such.
-        self._floor = min(
-            _SMALLEST_SHARE_OF_TARGET * target, cost_of(dearest, self.costs)
-        )
+        self._floor = _SMALLEST_SHARE_OF_TARGET * target
+        if cost_of(dearest, self.costs) < self._floor:
+            self._floor = cost_of(dearest, self.costs)
+            # Where another budget binds, that choice need not be the best.
+            if self.others:
+                self._floor *= _SMALLEST_SHARE_OF_TARGET
 
     @property
     def cost(self) -> float:
@@ -89,8 +108,9 @@ class Controller:
     def best_choice(self) -> np.ndarray:
         """Returns the choice that the search would end on now.
 
-        It meets the target. It costs no less than 97 % of it where the space
-        has such a choice.
+        It meets the target and the other budgets. It costs no less than 97 %
+        of the target where the space has such a choice; where another budget
+        keeps it from that, no less than 97 % of what is left.
         """
         raise NotImplementedError
 
@@ -109,7 +129,9 @@ class Controller:
 
     def _best(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the choice of the highest total score within the target."""
-        return best_within_budget(scores, self.costs, self.target, self._floor)
+        return best_within_budget(
+            scores, self.costs, self.target, self._floor, self.others
+        )
 
 
 class FixedController(Controller):

@@ -1,5 +1,6 @@
 """What an assignment costs."""
 
+import abc
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from fliqs_keras.quantized_layers import (
     use_hook,
 )
 
-__all__ = ["BitOps"]
+__all__ = ["BitOps", "Cost"]
 
 
 class CostTerm(NamedTuple):
@@ -31,26 +32,16 @@ class CostTerm(NamedTuple):
     values: np.ndarray
 
 
-class BitOps:
-    """Bit operations of one example, in units of 1e9 (GBOPs), as FLIQS counts.
+class Cost(abc.ABC):
+    """What an assignment costs: a sum over decisions and pairs of them.
 
-    The sum over quantized layers of
+    Derived classes give its terms, and so can be budgets of a search.
 
-        multiply-accumulates * bits of the weight * bits of the input / 1e9
-
-    where a float of N bits counts as an integer of N bits, and an input that
-    is not quantized has 32. Biases, batch
-    normalization and everything else that is not quantized do not count; a
-    layer that is called several times counts each time.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> BitOps()(fliqs_keras.apply(model, "INT8")) * 1e9
-    512.0
+    Attributes:
+        unit: Name of the unit.
     """
 
-    unit = "GBOPs"
+    unit: str
 
     def __call__(
         self,
@@ -65,7 +56,7 @@ class BitOps:
                 that the model stands on.
 
         Returns:
-            The cost in GBOPs.
+            The cost in `unit`.
 
         Raises:
             ValueError: If the model is not quantized, or if the assignment
@@ -82,41 +73,17 @@ class BitOps:
             for term in self.terms(model)
         )
 
+    @abc.abstractmethod
     def terms(self, model: keras.Model) -> list[CostTerm]:
         """Returns the parts that the cost of an assignment is the sum of.
 
-        Where activations have a decision of their own, a layer's part
-        depends on two: bits of the weight times bits of the input.
+        For example
+
+            [CostTerm(("conv",), np.array([1.0, 2.0]))]
 
         Args:
             model: A model from `fliqs_keras.apply`.
-
-        Returns:
-            At most one part for each decision and pair of decisions.
         """
-        macs = macs_by_layer(model)
-        bits = {
-            decision.name: np.array([f.bits for f in decision.formats], float)
-            for decision in decisions(model)
-        }
-        formats = {d.name: d.formats for d in decisions(model)}
-        values: dict[tuple[str, ...], np.ndarray] = {}
-        for layer in quantized_layers(model):
-            config = layer.quantize_config
-            # A layer that only quantizes activations multiplies nothing.
-            if not layer.weight_quantizers:
-                continue
-            weight, names = config.decision, (config.decision,)
-            if layer.input_quantizer is not None and config.input_decision:
-                names += (config.input_decision,)
-                used = np.outer(*(bits[name] for name in names))
-            else:
-                used = bits[weight] * [
-                    config.input_bits(f) for f in formats[weight]
-                ]
-            used = used * macs.get(id(layer), 0) / 1e9
-            values[names] = values.get(names, 0.0) + used
-        return [CostTerm(*item) for item in values.items()]
 
     def table(self, model: keras.Model) -> list[np.ndarray]:
         """Returns the cost of each option of each decision.
@@ -142,6 +109,55 @@ class BitOps:
                 )
             rows[term.decisions[0]] += term.values
         return list(rows.values())
+
+
+class BitOps(Cost):
+    """Bit operations of one example, in units of 1e9 (GBOPs), as FLIQS counts.
+
+    The sum over quantized layers of
+
+        multiply-accumulates * bits of the weight * bits of the input / 1e9
+
+    where a float of N bits counts as an integer of N bits, and an input that
+    is not quantized has 32. Biases, batch normalization and everything else
+    that is not quantized do not count; a layer that is called several times
+    counts each time.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> BitOps()(fliqs_keras.apply(model, "INT8")) * 1e9
+    512.0
+    """
+
+    unit = "GBOPs"
+
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        # Where activations have a decision of their own, the part of a layer
+        # depends on both.
+        macs = macs_by_layer(model)
+        bits = {
+            decision.name: np.array([f.bits for f in decision.formats], float)
+            for decision in decisions(model)
+        }
+        formats = {d.name: d.formats for d in decisions(model)}
+        values: dict[tuple[str, ...], np.ndarray] = {}
+        for layer in quantized_layers(model):
+            config = layer.quantize_config
+            # A layer that only quantizes activations multiplies nothing.
+            if not layer.weight_quantizers:
+                continue
+            weight, names = config.decision, (config.decision,)
+            if layer.input_quantizer is not None and config.input_decision:
+                names += (config.input_decision,)
+                used = np.outer(*(bits[name] for name in names))
+            else:
+                used = bits[weight] * [
+                    config.input_bits(f) for f in formats[weight]
+                ]
+            used = used * macs.get(id(layer), 0) / 1e9
+            values[names] = values.get(names, 0.0) + used
+        return [CostTerm(*item) for item in values.items()]
 
 
 class _MacCounter(CallHook):

@@ -9,7 +9,7 @@ from keras import ops
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
 from fliqs_keras.controller import Controller
-from fliqs_keras.costs import BitOps
+from fliqs_keras.costs import Cost
 from fliqs_keras.loss_probe import LossProbe
 
 # The batch-normalization statistics of the result are those of the last
@@ -42,7 +42,7 @@ class FormatTraining(keras.callbacks.Callback):
 
     def __init__(
         self,
-        cost: BitOps,
+        cost: Cost,
         data: Any,
         activation_delay: float,
         total_steps: int | None,

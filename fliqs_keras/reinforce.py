@@ -9,7 +9,7 @@ from fliqs_keras.controller import Controller
 from fliqs_keras.policies import CategoricalPolicy
 from fliqs_keras.rewards import absolute_reward
 from fliqs_keras.schedules import cosine_schedule
-from fliqs_keras.selection import cost_of
+from fliqs_keras.selection import Limit, cost_of
 
 __all__ = ["Reinforce"]
 
@@ -79,6 +79,7 @@ class Reinforce:
         total_steps: int,
         widest: Sequence[int] | None = None,
         seed: int | None = None,
+        others: Sequence[Limit] = (),
     ) -> "ReinforceController":
         """Returns a controller with these settings.
 
@@ -88,8 +89,11 @@ class Reinforce:
             total_steps: Number of steps that the search has.
             widest: Unused: all options are sampled from the start.
             seed: Seed of the samples.
+            others: Budgets of other costs.
         """
-        return ReinforceController(costs, target, total_steps, self, seed)
+        return ReinforceController(
+            costs, target, total_steps, self, seed, others
+        )
 
 
 class ReinforceController(Controller):
@@ -101,6 +105,7 @@ class ReinforceController(Controller):
         total_steps: Number of steps that the search has.
         config: The settings.
         seed: Seed of the samples.
+        others: Budgets of other costs.
 
     Example:
 
@@ -120,8 +125,9 @@ class ReinforceController(Controller):
         total_steps: int,
         config: Reinforce | None = None,
         seed: int | None = None,
+        others: Sequence[Limit] = (),
     ):
-        super().__init__(costs, target, total_steps)
+        super().__init__(costs, target, total_steps, others)
         self.config = config or Reinforce()
         self._delay_steps = round(self.config.delay * total_steps)
         self._settle_step = total_steps - round(
@@ -143,6 +149,12 @@ class ReinforceController(Controller):
 
     def step(self, quality: float, cost: float) -> np.ndarray:
         config = self.config
+        # Of several budgets, the one that is exceeded most counts.
+        shares = [
+            cost_of(self.choice, limit.costs) / limit.budget
+            for limit in self.others
+        ]
+        cost = max([cost, *(share * self.target for share in shares)])
         self.reward = config.reward(quality, cost, self.target, config.penalty)
         if self.settled:
             return self.choice
@@ -178,7 +190,9 @@ class ReinforceController(Controller):
         if self.settled:
             return self.choice
         mode = self.policy.mode()
-        if self._floor <= cost_of(mode, self.costs) <= self.target:
+        is_within = all(limit.is_kept_by(mode) for limit in self.others)
+        cost = cost_of(mode, self.costs)
+        if is_within and self._floor <= cost <= self.target:
             return mode
         return self._best(self.policy.log_probabilities())
 

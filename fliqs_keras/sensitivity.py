@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fliqs_keras.controller import Controller
+from fliqs_keras.selection import Limit
 
 __all__ = ["Sensitivity"]
 
@@ -67,6 +68,7 @@ class Sensitivity:
         total_steps: int,
         widest: Sequence[int] | None = None,
         seed: int | None = None,
+        others: Sequence[Limit] = (),
     ) -> "SensitivityController":
         """Returns a controller with these settings.
 
@@ -77,8 +79,11 @@ class Sensitivity:
             widest: Option of each decision that harms least. Defaults to the
                 dearest.
             seed: Unused: nothing is sampled.
+            others: Budgets of other costs.
         """
-        return SensitivityController(costs, target, total_steps, self, widest)
+        return SensitivityController(
+            costs, target, total_steps, self, widest, others
+        )
 
 
 class SensitivityController(Controller):
@@ -91,6 +96,7 @@ class SensitivityController(Controller):
         config: The settings.
         widest: Option of each decision to start from and to compare with.
             Defaults to the dearest.
+        others: Budgets of other costs.
 
     Example:
 
@@ -112,8 +118,9 @@ class SensitivityController(Controller):
         total_steps: int,
         config: Sensitivity | None = None,
         widest: Sequence[int] | None = None,
+        others: Sequence[Limit] = (),
     ):
-        super().__init__(costs, target, total_steps)
+        super().__init__(costs, target, total_steps, others)
         self.config = config or Sensitivity()
         # One step at least, which shows activation quantizers some data.
         self._start_step = max(1, round(self.config.start * total_steps))

@@ -10,7 +10,12 @@ from fliqs_keras import rewards, schedules
 from fliqs_keras.controller import FixedController
 from fliqs_keras.policies import CategoricalPolicy
 from fliqs_keras.reinforce import Reinforce, ReinforceController
-from fliqs_keras.selection import best_within_budget, cost_of
+from fliqs_keras.selection import (
+    Limit,
+    best_within_budget,
+    cost_of,
+    nearest_choice,
+)
 from fliqs_keras.sensitivity import (
     Sensitivity,
     SensitivityController,
@@ -122,6 +127,32 @@ def test_selection_equals_brute_force(seed):
         assert found is None
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_several_budgets_are_kept_as_by_brute_force(seed):
+    generator = np.random.default_rng(seed)
+    scores = [generator.normal(size=n) for n in (2, 3, 4, 3)]
+    limits = [
+        Limit([generator.uniform(1, 9, size=len(row)) for row in scores], b)
+        for b in generator.uniform(8, 20, size=2)
+    ]
+
+    def excess(choice):
+        return max(cost_of(choice, x.costs) / x.budget for x in limits)
+
+    choices = list(itertools.product(*(range(len(row)) for row in scores)))
+    feasible = [choice for choice in choices if excess(choice) <= 1]
+    (costs, budget), other = limits
+    found = best_within_budget(scores, costs, budget, others=[other])
+    if feasible:
+        best = max(feasible, key=lambda choice: cost_of(choice, scores))
+        assert tuple(found) == best
+        assert all(limit.is_kept_by(found) for limit in limits)
+    else:
+        assert found is None
+    nearest = tuple(nearest_choice(limits))
+    assert excess(nearest) == pytest.approx(min(map(excess, choices)))
+
+
 COSTS = [np.array([1.0, 4.0]) * weight for weight in (1.0, 2.0, 5.0)]
 
 
@@ -141,6 +172,32 @@ def test_controller_protects_what_matters():
     )
     assert controller.best_choice().tolist() == [1, 1, 0]
     assert controller.entropy < 0.2
+
+
+@pytest.mark.parametrize(
+    "controller_class", [ReinforceController, SensitivityController]
+)
+def test_controllers_keep_a_second_budget(controller_class):
+    # The first budget alone would let the last decision be dear.
+    second = Limit([np.array([0.0, 1.0])] * 2 + [np.array([0.0, 9.0])], 2.0)
+    controller = controller_class(COSTS, 30.0, 50, others=[second])
+    for _ in range(50):
+        if probes := controller.probes():
+            losses = [[1.0 - probe[2]] * 3 for probe in probes]
+            controller.observe(np.array(losses))
+        controller.step(float(controller.choice[2]), controller.cost)
+    assert controller.best_choice()[2] == 0
+    # What is left of the first budget is used: 4 + 8 + 5 of 30.
+    assert cost_of(controller.best_choice(), COSTS) == 17.0
+
+
+def test_budgets_that_no_choice_meets_together_are_refused():
+    second = Limit([np.array([9.0, 1.0])] * 3, 12.0)
+    with pytest.raises(ValueError, match=r"\[9.0, 12.0\]; the nearest") as info:
+        SensitivityController(COSTS, 9.0, 10, others=[second])
+    # One of the first two dear: 1 + 9 + 9 is 19 / 12 of the second budget,
+    # where two of them are 17 / 9 of the first.
+    assert str(info.value).endswith("19.0]")
 
 
 def test_same_seed_same_choices_and_another_differs():
@@ -182,7 +239,7 @@ def test_reinforce_meets_the_target(seed, target):
 
 
 def test_target_below_the_cheapest_is_refused():
-    with pytest.raises(ValueError, match="cheapest"):
+    with pytest.raises(ValueError, match=r"nearest choice costs \[8.0\]"):
         ReinforceController(COSTS, 7.0, 10)
 
 

@@ -223,9 +223,58 @@ def test_switching_does_not_recompile(jit_compile):
         return time.perf_counter() - start
 
     fixed = min(train(lambda step, i: "INT4") for _ in range(2))
-    switched = train(lambda step, i: formats[(step + i) % 4])
+    switched = min(
+        train(lambda step, i: formats[(step + i) % 4]) for _ in range(2)
+    )
     # One compilation alone takes longer than a hundred steps.
     assert switched < 2 * fixed + 0.5
+
+
+@pytest.mark.parametrize("controller", ["sensitivity", "reinforce"])
+def test_search_ends_within_two_budgets(controller):
+    formats = ["INT2", "INT4", "INT8"]
+    model = compile_net(fliqs_keras.apply(build_net(), formats))
+    x, y = make_data(64)
+    budgets = {
+        fliqs_keras.BitOps(): ("INT4", 2.0),
+        fliqs_keras.WeightBytes(): ("INT4", 1.1),
+    }
+    search = fliqs_keras.FormatSearch(
+        budgets, data=(x, y), controller=controller, seed=0
+    )
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[search])
+    uniform = dict.fromkeys(search.assignment, "INT4")
+    for cost, (_, factor) in budgets.items():
+        limit = factor * cost(model, uniform)
+        assert cost(model) <= limit * (1 + 1e-9)
+
+
+def test_two_budgets_that_cannot_be_met_are_refused_before_training():
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    before = [w.numpy() for w in model.trainable_weights]
+    x, y = make_data(16)
+    names = list(fliqs_keras.FormatAssignment.from_model(model))
+    least = fliqs_keras.WeightBytes()(model, dict.fromkeys(names, "INT4"))
+    search = fliqs_keras.FormatSearch(
+        {
+            fliqs_keras.BitOps(): ("INT8", 0.9),
+            fliqs_keras.WeightBytes(): least - 1,
+        },
+        data=(x, y),
+    )
+    with pytest.raises(ValueError, match=f"between {least:.6g}"):
+        model.fit(x, y, verbose=0, callbacks=[search])
+    for old, new in zip(before, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    "target, cost", [({}, None), ({fliqs_keras.BitOps(): 1}, "BitOps")]
+)
+def test_targets_that_are_none_or_double_are_refused(target, cost):
+    cost = cost and fliqs_keras.BitOps()
+    with pytest.raises(ValueError, match="without `cost`"):
+        fliqs_keras.FormatSearch(target, cost, controller="reinforce")
 
 
 def test_the_model_given_is_left_untouched():

@@ -10,6 +10,7 @@ import fliqs_keras
 PUBLIC_NAMES = {
     "ActivationQuantizer",
     "BitOps",
+    "Cost",
     "ExportReport",
     "FLIQS_L",
     "FLIQS_L_FLOAT",
@@ -28,6 +29,7 @@ PUBLIC_NAMES = {
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
     "VerificationReport",
+    "WeightBytes",
     "WeightQuantizer",
     "apply",
     "calibrate",
