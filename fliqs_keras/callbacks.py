@@ -8,11 +8,11 @@ from absl import logging
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
+from fliqs_keras.cost_tables import Limit
 from fliqs_keras.costs import BitOps, Cost
 from fliqs_keras.format_training import FormatTraining
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.reinforce import Reinforce
-from fliqs_keras.selection import Limit
 from fliqs_keras.sensitivity import Estimate, Sensitivity
 
 __all__ = ["FixedFormats", "FormatSearch"]

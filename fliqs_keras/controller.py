@@ -10,12 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fliqs_keras.selection import (
-    Limit,
-    best_within_budget,
-    cost_of,
-    nearest_choice,
-)
+from fliqs_keras.cost_tables import Costs, CostTable, Limit
+from fliqs_keras.selection import best_within_budget, nearest_choice
 
 # A final choice that costs less leaves budget unused.
 _SMALLEST_SHARE_OF_TARGET = 0.97
@@ -34,7 +30,8 @@ class Controller:
     Once `settled` is true, `choice` no longer changes.
 
     Args:
-        costs: Cost of each option of each decision; they add up.
+        costs: Cost of each option of each decision; they add up. Or a
+            `CostTable`, with costs of pairs of options.
         target: The highest cost of the result.
         total_steps: Number of steps that the search has.
         others: Budgets of other costs, which the result keeps, too.
@@ -46,12 +43,12 @@ class Controller:
 
     def __init__(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         target: float,
         total_steps: int,
         others: Sequence[Limit] = (),
     ):
-        self.costs = [np.asarray(row, dtype="float64") for row in costs]
+        self.costs = CostTable.from_rows(costs)
         self.target = target
         self.others = tuple(others)
         self.total_steps = total_steps
@@ -62,7 +59,7 @@ class Controller:
         if dearest is None:
             limits = [Limit(self.costs, target), *self.others]
             nearest = nearest_choice(limits)
-            costs = [float(cost_of(nearest, x.costs)) for x in limits]
+            costs = [x.table.of(nearest) for x in limits]
             raise ValueError(
                 "Expected budgets that some choice meets. Received: "
                 f"{[float(x.budget) for x in limits]}; the nearest choice "
@@ -70,8 +67,8 @@ class Controller:
             )
         # What a final choice costs at least, unless the space has none such.
         self._floor = _SMALLEST_SHARE_OF_TARGET * target
-        if cost_of(dearest, self.costs) < self._floor:
-            self._floor = cost_of(dearest, self.costs)
+        if self.costs.of(dearest) < self._floor:
+            self._floor = self.costs.of(dearest)
             # Where another budget binds, that choice need not be the best.
             if self.others:
                 self._floor *= _SMALLEST_SHARE_OF_TARGET
@@ -79,7 +76,7 @@ class Controller:
     @property
     def cost(self) -> float:
         """Cost of the current choice."""
-        return cost_of(self.choice, self.costs)
+        return self.costs.of(self.choice)
 
     def probes(self) -> list[np.ndarray]:
         """Returns the choices whose losses the controller asks for now."""
@@ -127,7 +124,7 @@ class Controller:
         """
         return None
 
-    def _best(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+    def _best(self, scores: Costs) -> np.ndarray:
         """Returns the choice of the highest total score within the target."""
         return best_within_budget(
             scores, self.costs, self.target, self._floor, self.others
@@ -145,11 +142,12 @@ class FixedController(Controller):
 
     def __init__(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         choice: Sequence[int],
         total_steps: int,
     ):
-        super().__init__(costs, cost_of(choice, costs), total_steps)
+        table = CostTable.from_rows(costs)
+        super().__init__(table, table.of(choice), total_steps)
         self.choice = np.asarray(choice)
         self.settled = True
 

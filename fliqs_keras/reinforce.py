@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fliqs_keras.controller import Controller
+from fliqs_keras.cost_tables import Costs, Limit
 from fliqs_keras.policies import CategoricalPolicy
 from fliqs_keras.rewards import absolute_reward
 from fliqs_keras.schedules import cosine_schedule
-from fliqs_keras.selection import Limit, cost_of
 
 __all__ = ["Reinforce"]
 
@@ -74,7 +74,7 @@ class Reinforce:
 
     def controller(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         target: float,
         total_steps: int,
         widest: Sequence[int] | None = None,
@@ -120,7 +120,7 @@ class ReinforceController(Controller):
 
     def __init__(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         target: float,
         total_steps: int,
         config: Reinforce | None = None,
@@ -136,7 +136,7 @@ class ReinforceController(Controller):
         self._steps = 0
         self._generator = np.random.default_rng(seed)
         self.policy = CategoricalPolicy(
-            [len(row) for row in self.costs], self.config.learning_rate
+            self.costs.sizes, self.config.learning_rate
         )
         self.baseline: float | None = None
         self.reward: float | None = None
@@ -149,11 +149,10 @@ class ReinforceController(Controller):
 
     def step(self, quality: float, cost: float) -> np.ndarray:
         config = self.config
-        # Of several budgets, the one that is exceeded most counts.
-        shares = [
-            cost_of(self.choice, limit.costs) / limit.budget
-            for limit in self.others
-        ]
+        # Of several budgets the one that is used most counts, on the scale of
+        # the first: a sum of penalties would pull costs up to budgets that
+        # another budget keeps them from.
+        shares = [limit.share(self.choice) for limit in self.others]
         cost = max([cost, *(share * self.target for share in shares)])
         self.reward = config.reward(quality, cost, self.target, config.penalty)
         if self.settled:
@@ -191,7 +190,7 @@ class ReinforceController(Controller):
             return self.choice
         mode = self.policy.mode()
         is_within = all(limit.is_kept_by(mode) for limit in self.others)
-        cost = cost_of(mode, self.costs)
+        cost = self.costs.of(mode)
         if is_within and self._floor <= cost <= self.target:
             return mode
         return self._best(self.policy.log_probabilities())

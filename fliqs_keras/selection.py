@@ -1,46 +1,28 @@
-"""Choosing one option for each decision, exactly, within a budget."""
+"""Choosing one option for each decision, exactly, within budgets."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, sparse
 
-# Costs are compared as sums of floats: what a rounding error can add up to.
-_TOLERANCE = 1e-9
+from fliqs_keras.cost_tables import TOLERANCE, Costs, CostTable, Limit
+
 _TINY = 1e-300
 
 
-def cost_of(choice: np.ndarray, costs: Sequence[np.ndarray]) -> float:
+def cost_of(choice: Sequence[int], costs: Costs) -> float:
     """Returns the cost of a choice, a position for each decision."""
-    return float(sum(row[i] for row, i in zip(costs, choice, strict=True)))
-
-
-class Limit(NamedTuple):
-    """A budget.
-
-    Attributes:
-        costs: Cost of each option of each decision; they add up.
-        budget: Highest total cost allowed.
-    """
-
-    costs: Sequence[np.ndarray]
-    budget: float
-
-    def is_kept_by(self, choice: np.ndarray) -> bool:
-        """Whether a choice, a position for each decision, is within it."""
-        slack = _TOLERANCE * abs(self.budget)
-        return cost_of(choice, self.costs) <= self.budget + slack
+    return CostTable.from_rows(costs).of(choice)
 
 
 def best_within_budget(
-    scores: Sequence[np.ndarray],
-    costs: Sequence[np.ndarray],
+    scores: Costs,
+    costs: Costs,
     budget: float,
     floor: float = 0.0,
     others: Sequence[Limit] = (),
 ) -> np.ndarray | None:
-    """Finds the choice of the highest total score within a budget.
+    """Finds the choice of the highest total score within budgets.
 
     A multiple-choice knapsack problem, solved as an integer program.
 
@@ -62,31 +44,30 @@ def best_within_budget(
     >>> best_within_budget(scores, costs, budget=3.0)
     array([0, 1])
     """
-    unit = max(abs(budget), _TINY)
-    constraints = [
-        _one_each(scores),
-        optimize.LinearConstraint(
-            np.concatenate(costs)[None, :] / unit,
-            floor / unit - _TOLERANCE,
-            budget / unit + _TOLERANCE,
-        ),
+    first = Limit(CostTable.from_rows(costs), budget)
+    limits = [first, *others]
+    scores = CostTable.from_rows(scores)
+    program = _Program([scores, *(limit.table for limit in limits)])
+    lowest = [floor, *[-np.inf] * len(others)]
+    within = [
+        program.between(limit.table, low, limit.budget)
+        for limit, low in zip(limits, lowest, strict=True)
     ]
-    for limit in others:
-        row = np.concatenate(limit.costs)[None, :]
-        unit = max(abs(limit.budget), _TINY)
-        constraints.append(
-            optimize.LinearConstraint(
-                row / unit, -np.inf, limit.budget / unit + _TOLERANCE
-            )
-        )
-    flat_scores = np.concatenate(scores)
-    result = optimize.milp(
-        -flat_scores,
-        integrality=np.ones(flat_scores.size),
-        bounds=optimize.Bounds(0, 1),
-        constraints=constraints,
-    )
-    return None if result.x is None else _positions(result.x, scores)
+    return program.minimize(-program.coefficients(scores), within)
+
+
+def dearest_choice(costs: Costs) -> np.ndarray:
+    """Finds the choice of the highest cost."""
+    table = CostTable.from_rows(costs)
+    program = _Program([table])
+    return program.minimize(-program.coefficients(table), [])
+
+
+def cheapest_choice(costs: Costs) -> np.ndarray:
+    """Finds the choice of the lowest cost."""
+    table = CostTable.from_rows(costs)
+    program = _Program([table])
+    return program.minimize(program.coefficients(table), [])
 
 
 def nearest_choice(limits: Sequence[Limit]) -> np.ndarray:
@@ -97,34 +78,115 @@ def nearest_choice(limits: Sequence[Limit]) -> np.ndarray:
     Args:
         limits: The budgets, of positive cost.
     """
-    costs = limits[0].costs
-    size = sum(len(row) for row in costs)
-    # The ratio is one more variable.
-    one_each = sparse.hstack([_one_each(costs).A, np.zeros((len(costs), 1))])
-    ratios = [np.concatenate(x.costs) / max(x.budget, _TINY) for x in limits]
-    within = np.column_stack([ratios, -np.ones(len(limits))])
-    result = optimize.milp(
-        np.append(np.zeros(size), 1.0),
-        integrality=np.append(np.ones(size), 0),
-        bounds=optimize.Bounds(0, np.append(np.ones(size), np.inf)),
-        constraints=[
-            optimize.LinearConstraint(one_each, 1, 1),
-            optimize.LinearConstraint(within, -np.inf, 0),
-        ],
+    program = _Program([limit.table for limit in limits])
+    ratios = np.array(
+        [
+            program.coefficients(limit.table) / max(limit.budget, _TINY)
+            for limit in limits
+        ]
     )
-    return _positions(result.x[:-1], costs)
+    return program.minimize_largest(ratios)
 
 
-def _one_each(rows: Sequence[np.ndarray]) -> optimize.LinearConstraint:
-    """Has each decision take one of its options."""
-    sizes = [len(row) for row in rows]
-    decision = np.repeat(np.arange(len(sizes)), sizes)
-    matrix = sparse.csr_array(
-        (np.ones(sum(sizes)), (decision, np.arange(sum(sizes))))
-    )
-    return optimize.LinearConstraint(matrix, 1, 1)
+class _Program:
+    """Integer programs over choices, by one set of variables.
 
+    A binary variable `x_a` for each option of each decision. For each pair of
+    decisions that some cost depends on together, a variable `z_ab` for each
+    pair of their options, with `sum_b z_ab = x_a` and `sum_a z_ab = x_b`:
+    where `x` is integral, `z_ab = x_a x_b`. For a single pair these equations
+    describe the convex hull, so that the relaxation is tight.
 
-def _positions(taken: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    ends = np.cumsum([len(row) for row in rows])
-    return np.array([np.argmax(x) for x in np.split(taken, ends[:-1])])
+    Args:
+        tables: The costs and scores that take part.
+    """
+
+    def __init__(self, tables: Sequence[CostTable]):
+        self._sizes = tables[0].sizes
+        self._starts = np.cumsum([0, *self._sizes])
+        self._pairs = sorted({pair for table in tables for pair in table.pairs})
+        self._count = self._starts[-1]
+        equations = [np.repeat(np.arange(len(self._sizes)), self._sizes)]
+        columns = [np.arange(self._count)]
+        values = [np.ones(self._count)]
+        self._right = [1.0] * len(self._sizes)
+        for i, j in self._pairs:
+            shape = self._sizes[i], self._sizes[j]
+            z = self._count + np.arange(shape[0] * shape[1]).reshape(shape)
+            self._count += z.size
+            for decision, taken in ((i, z), (j, z.T)):
+                for option, row in enumerate(taken):
+                    x = self._starts[decision] + option
+                    columns.append(np.append(row, x))
+                    values.append(np.append(np.ones(len(row)), -1.0))
+                    equation = len(self._right)
+                    equations.append(np.full(len(row) + 1, equation))
+                    self._right.append(0.0)
+        self._equations = sparse.csr_array(
+            (
+                np.concatenate(values),
+                (np.concatenate(equations), np.concatenate(columns)),
+            ),
+            shape=(len(self._right), self._count),
+        )
+
+    def coefficients(self, table: CostTable) -> np.ndarray:
+        """Returns a cost as a linear function of the variables."""
+        pairs = [
+            np.ravel(table.pairs[i, j])
+            if (i, j) in table.pairs
+            else np.zeros(self._sizes[i] * self._sizes[j])
+            for i, j in self._pairs
+        ]
+        return np.concatenate([*table.rows, *pairs])
+
+    def between(
+        self, table: CostTable, low: float, high: float
+    ) -> optimize.LinearConstraint:
+        """Has a cost lie between two numbers."""
+        unit = max(abs(high), _TINY)
+        return optimize.LinearConstraint(
+            self.coefficients(table)[None, :] / unit,
+            low / unit - TOLERANCE,
+            high / unit + TOLERANCE,
+        )
+
+    def minimize(
+        self,
+        objective: np.ndarray,
+        constraints: Sequence[optimize.LinearConstraint],
+    ) -> np.ndarray | None:
+        """Returns the choice of the lowest objective, if there is any."""
+        choose = optimize.LinearConstraint(
+            self._equations, self._right, self._right
+        )
+        return self._solve(objective, [choose, *constraints])
+
+    def minimize_largest(self, objectives: np.ndarray) -> np.ndarray:
+        """Returns the choice whose largest objective is lowest."""
+        # The largest is one more variable, above each of them.
+        column = sparse.csr_array((len(self._right), 1))
+        choose = optimize.LinearConstraint(
+            sparse.hstack([self._equations, column]), self._right, self._right
+        )
+        below = np.column_stack([objectives, -np.ones(len(objectives))])
+        largest = np.append(np.zeros(self._count), 1.0)
+        return self._solve(
+            largest, [choose, optimize.LinearConstraint(below, -np.inf, 0.0)]
+        )
+
+    def _solve(self, objective, constraints):
+        binary = self._starts[-1]
+        is_binary = np.arange(objective.size) < binary
+        result = optimize.milp(
+            objective,
+            integrality=is_binary,
+            bounds=optimize.Bounds(
+                0, np.where(np.arange(objective.size) < self._count, 1, np.inf)
+            ),
+            constraints=constraints,
+        )
+        if result.x is None:
+            return None
+        taken = np.split(result.x[:binary], self._starts[1:-1])
+        return np.array([np.argmax(x) for x in taken])

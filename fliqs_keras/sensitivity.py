@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fliqs_keras.controller import Controller
-from fliqs_keras.selection import Limit
+from fliqs_keras.cost_tables import Costs, Limit
 
 __all__ = ["Sensitivity"]
 
@@ -63,7 +63,7 @@ class Sensitivity:
 
     def controller(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         target: float,
         total_steps: int,
         widest: Sequence[int] | None = None,
@@ -113,7 +113,7 @@ class SensitivityController(Controller):
 
     def __init__(
         self,
-        costs: Sequence[np.ndarray],
+        costs: Costs,
         target: float,
         total_steps: int,
         config: Sensitivity | None = None,
@@ -127,7 +127,7 @@ class SensitivityController(Controller):
         self._steps = 0
         self._estimates: list[np.ndarray] | None = None
         if widest is None:
-            widest = [int(np.argmax(row)) for row in self.costs]
+            widest = [int(np.argmax(row)) for row in self.costs.rows]
         self._widest = np.array(widest)
         self.choice = self._widest
 
@@ -149,7 +149,7 @@ class SensitivityController(Controller):
                 "this learning rate, and that `data` is as in training"
             )
         means, errors = estimate_increases(losses[1:] - losses[0])
-        self._estimates = [np.zeros((len(row), 2)) for row in self.costs]
+        self._estimates = [np.zeros((len(row), 2)) for row in self.costs.rows]
         for (decision, option), mean, error in zip(
             self._alternatives(), means, errors, strict=True
         ):
@@ -179,7 +179,7 @@ class SensitivityController(Controller):
     def _alternatives(self) -> list[tuple[int, int]]:
         return [
             (decision, option)
-            for decision, row in enumerate(self.costs)
+            for decision, row in enumerate(self.costs.rows)
             for option in range(len(row))
             if option != self._widest[decision]
         ]

@@ -8,10 +8,10 @@ import pytest
 
 from fliqs_keras import rewards, schedules
 from fliqs_keras.controller import FixedController
+from fliqs_keras.cost_tables import Limit
 from fliqs_keras.policies import CategoricalPolicy
 from fliqs_keras.reinforce import Reinforce, ReinforceController
 from fliqs_keras.selection import (
-    Limit,
     best_within_budget,
     cost_of,
     nearest_choice,
