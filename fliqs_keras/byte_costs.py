@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-from fliqs_keras.assignments import decisions
-from fliqs_keras.costs import Cost
+from fliqs_keras.costs import Cost, CostTerm
 from fliqs_keras.export.storage import Storage, storage_of
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantized_layers import quantized_layers
@@ -52,15 +51,21 @@ class WeightBytes(Cost):
         self.weight_storage = weight_storage
         self.mode = mode
 
-    def table(self, model: keras.Model) -> list[np.ndarray]:
-        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
-        for layer in quantized_layers(model):
-            for variable, quantizer in layer.quantized_weights():
-                rows[quantizer.decision] += [
-                    self._bytes(layer, variable, quantizer, f)
-                    for f in quantizer.formats
-                ]
-        return list(rows.values())
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        return [
+            CostTerm(
+                (quantizer.decision,),
+                np.array(
+                    [
+                        self._bytes(layer, variable, quantizer, f)
+                        for f in quantizer.formats
+                    ],
+                    dtype="float64",
+                ),
+            )
+            for layer in quantized_layers(model)
+            for variable, quantizer in layer.quantized_weights()
+        ]
 
     def _bytes(
         self,

@@ -1,33 +1,62 @@
-"""What an assignment costs."""
+"""What an assignment costs: a sum of terms over decisions."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from fliqs_keras import _keras
 from fliqs_keras.assignments import FormatAssignment, decisions
-from fliqs_keras.formats import Format
-from fliqs_keras.quantized_layers import (
-    CallHook,
-    quantized_layers,
-    use_hook,
-)
+from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.macs import macs_by_layer
+from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 
-__all__ = ["BitOps", "Cost"]
+__all__ = ["BitOps", "Cost", "CostTerm"]
+
+
+class CostTerm(NamedTuple):
+    """A part of a cost, which depends on two decisions, on one or on none.
+
+    Attributes:
+        decisions: The names of the decisions.
+        values: What the part costs: a float64 array with an axis for each
+            decision, and along it an entry for each of its formats.
+    """
+
+    decisions: tuple[str, ...]
+    values: np.ndarray
 
 
 class Cost(abc.ABC):
-    """What an assignment costs: a sum over the decisions of a model.
+    """What an assignment costs: a sum of terms over the decisions of a model.
 
-    Derived classes fill a table, and so can be budgets of a search.
+    Derived classes say the terms, and so can be budgets of a search.
 
     Attributes:
         unit: Name of the unit.
+
+    Example:
+
+    >>> class Bits(fliqs_keras.Cost):
+    ...     unit = "bits"
+    ...
+    ...     def terms(self, model):
+    ...         bits = np.array([4.0, 8.0])
+    ...         return [fliqs_keras.CostTerm(("head",), bits)]
     """
 
     unit: str
+
+    @abc.abstractmethod
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        """Returns the parts that the cost of an assignment is the sum of.
+
+        Several may depend on the same decisions.
+
+        Args:
+            model: A model from `fliqs_keras.apply`.
+        """
 
     def __call__(
         self,
@@ -50,24 +79,41 @@ class Cost(abc.ABC):
         """
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        table = self.table(model)
-        total = 0.0
-        for decision, row in zip(decisions(model), table, strict=True):
-            total += float(row[decision.choice_in(assignment)])
-        return total
+        choice = {d.name: d.choice_in(assignment) for d in decisions(model)}
+        return sum(
+            float(term.values[tuple(choice[name] for name in term.decisions)])
+            for term in self.terms(model)
+        )
 
-    @abc.abstractmethod
     def table(self, model: keras.Model) -> list[np.ndarray]:
         """Returns the cost of each option of each decision.
 
-        The cost of an assignment is the sum of one entry of each row.
+        The cost of an assignment is the sum of one entry of each row. What
+        depends on no decision is in the first row.
 
         Args:
             model: A model from `fliqs_keras.apply`.
 
         Returns:
             A float64 array for each decision, one entry an option.
+
+        Raises:
+            ValueError: If a term depends on two decisions that both have a
+                choice.
         """
+        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
+        for term in self.terms(model):
+            names = term.decisions
+            open_names = [n for n in names if rows[n].size > 1]
+            if len(open_names) > 1:
+                raise ValueError(
+                    "Expected a cost that adds up over single decisions. "
+                    f"Received: a {type(self).__name__} with a term that "
+                    f"depends on both of {open_names}. Use `terms`"
+                )
+            name = next(iter([*open_names, *names, *rows]))
+            rows[name] += term.values.reshape(-1)
+        return list(rows.values())
 
 
 class BitOps(Cost):
@@ -91,62 +137,62 @@ class BitOps(Cost):
 
     unit = "GBOPs"
 
-    def table(self, model: keras.Model) -> list[np.ndarray]:
-        macs = _macs_by_layer(model)
-        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
-        for layer in quantized_layers(model):
-            config = layer.quantize_config
-            # A layer that only quantizes activations multiplies nothing.
-            if config.decision in rows:
-                bits = [f.bits * config.input_bits(f) for f in config.formats]
-                used = macs.get(id(layer), 0)
-                rows[config.decision] += used * np.array(bits) / 1e9
-        return list(rows.values())
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        return mac_terms(model, lambda w, a: w.bits * a.bits / 1e9)
 
 
-class _MacCounter(CallHook):
-    """Counts multiply-accumulates in place of quantizing."""
-
-    def __init__(self):
-        self.macs: dict[int, int] = {}
-
-    def weight(self, layer, variable, quantizer):
-        return _keras.master_value(variable)
-
-    def input(self, layer, quantizer, inputs):
-        return inputs
-
-    def output(self, layer, quantizer, outputs):
-        return outputs
-
-    def called(self, layer, inputs, outputs):
-        config = layer.quantize_config
-        macs = config.count_macs(layer, inputs.shape, outputs.shape)
-        self.macs[id(layer)] = self.macs.get(id(layer), 0) + macs
-
-
-def count_macs(model: keras.Model) -> dict[str, int]:
-    """Counts the multiply-accumulates of one example, for each decision.
-
-    The model is run once on an example of zeros, so that every use of a layer
-    counts with the shapes it really has.
+def mac_terms(
+    model: keras.Model, price: Callable[[Format, Format], float]
+) -> list[CostTerm]:
+    """Returns a term for each layer that multiplies with quantized weights.
 
     Args:
         model: A model from `fliqs_keras.apply`.
+        price: What one multiply-accumulate costs, by the format of the weight
+            and that of the input, which is FP32 where it is not quantized.
 
-    Returns:
-        A dictionary from decision to multiply-accumulates.
+    Raises:
+        ValueError: If the weights of a layer belong to several decisions.
     """
-    macs = {decision.name: 0 for decision in decisions(model)}
-    by_layer = _macs_by_layer(model)
-    for layer in quantized_layers(model):
-        name = layer.quantize_config.decision
-        macs[name] = macs.get(name, 0) + by_layer.get(id(layer), 0)
-    return macs
+    macs = macs_by_layer(model)
+    return [
+        _mac_term(layer, macs.get(id(layer), 0), price)
+        for layer in quantized_layers(model)
+        # One that only quantizes activations multiplies nothing.
+        if layer.weight_quantizers
+    ]
 
 
-def _macs_by_layer(model: keras.Model) -> dict[int, int]:
-    counter = _MacCounter()
-    with use_hook(counter):
-        _keras.call_on_zeros(model)
-    return counter.macs
+def _mac_term(
+    layer: QuantizedLayer,
+    macs: int,
+    price: Callable[[Format, Format], float],
+) -> CostTerm:
+    names = {quantizer.decision for quantizer in layer.weight_quantizers}
+    if len(names) > 1:
+        raise ValueError(
+            "Expected one decision for all weights of a layer, whose "
+            f"multiplications are counted together. Received: {sorted(names)} "
+            f"for layer {layer.path!r}"
+        )
+    (weight,) = names
+    formats = layer.weight_quantizers[0].formats
+    reads = layer.input_quantizer
+    if reads is not None and reads.decision == weight:
+        values = np.array([price(f, f) for f in formats])
+    elif reads is not None and len(reads.formats) > 1:
+        values = np.array(
+            [[price(w, a) for a in reads.formats] for w in formats]
+        )
+        return CostTerm((weight, reads.decision), macs * values)
+    else:
+        read = _only_input_format(layer)
+        values = np.array([price(f, read) for f in formats])
+    return CostTerm((weight,), macs * values)
+
+
+def _only_input_format(layer: QuantizedLayer) -> Format:
+    if layer.input_quantizer is not None:
+        return layer.input_quantizer.formats[0]
+    # The layer before may have quantized it.
+    return layer.quantize_config.activation_format or parse_format("FP32")

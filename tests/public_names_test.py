@@ -11,6 +11,7 @@ PUBLIC_NAMES = {
     "ActivationQuantizer",
     "BitOps",
     "Cost",
+    "CostTerm",
     "ExportReport",
     "FixedFormats",
     "FloatFormat",

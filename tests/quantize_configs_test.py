@@ -156,9 +156,9 @@ def test_plain_tfmot_config_brings_its_own_formats():
     assert mix.output_quantizer is not None
     assert decisions(model) == ["mix", "head"]
     assert fliqs_keras.FormatAssignment.from_model(model)["mix"].name == "INT3"
-    # 4 x 3 weights in 3 bits, on inputs that count as 3 bits, and 3 x 2 in 8.
+    # 4 x 3 weights in 3 bits, on inputs in float, and 3 x 2 in 8.
     assert fliqs_keras.BitOps()(model) * 1e9 == pytest.approx(
-        12 * 3 * 3 + 6 * 8 * 8
+        12 * 3 * 32 + 6 * 8 * 8
     )
 
 
