@@ -12,7 +12,7 @@ from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.macs import macs_by_layer
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 
-__all__ = ["BitOps", "Cost", "CostTerm"]
+__all__ = ["BitOps", "Cost", "CostTerm", "weighted"]
 
 
 class CostTerm(NamedTuple):
@@ -139,6 +139,44 @@ class BitOps(Cost):
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
         return mac_terms(model, lambda w, a: w.bits * a.bits / 1e9)
+
+
+class _Weighted(Cost):
+    def __init__(self, weights: Mapping[Cost, float]):
+        self.weights = dict(weights)
+        self.unit = " + ".join(f"{w:g} {c.unit}" for c, w in weights.items())
+
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        return [
+            CostTerm(term.decisions, weight * term.values)
+            for cost, weight in self.weights.items()
+            for term in cost.terms(model)
+        ]
+
+
+def weighted(weights: Mapping[Cost, float]) -> Cost:
+    """Returns a weighted sum of costs, which is a cost.
+
+    Args:
+        weights: What each cost is multiplied with: for costs of different
+            units, what one unit is worth.
+
+    Raises:
+        ValueError: If there is no cost.
+
+    Example:
+
+    >>> cost = fliqs_keras.weighted(
+    ...     {fliqs_keras.BitOps(): 1.0, fliqs_keras.WeightBytes(): 1e-6}
+    ... )
+    >>> cost.unit
+    '1 GBOPs + 1e-06 bytes'
+    """
+    if not weights:
+        raise ValueError(
+            "Expected a weight for at least one cost. Received: {}"
+        )
+    return _Weighted(weights)
 
 
 def mac_terms(

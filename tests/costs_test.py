@@ -133,6 +133,17 @@ def test_terms_add_up_and_a_constant_is_in_the_first_row():
     np.testing.assert_array_equal(rows["depthwise"], [0, 0])
 
 
+def test_weighted_costs_add_up(model):
+    bit_ops, weight_bytes = fliqs_keras.BitOps(), fliqs_keras.WeightBytes()
+    cost = fliqs_keras.weighted({bit_ops: 2.0, weight_bytes: 0.5})
+    chosen = dict(zip(MACS, ["INT2", "E2M1", "INT8", "BF16"], strict=True))
+    expected = 2 * bit_ops(model, chosen) + 0.5 * weight_bytes(model, chosen)
+    assert cost(model, chosen) == pytest.approx(expected)
+    assert cost.unit == "2 GBOPs + 0.5 bytes"
+    with pytest.raises(ValueError, match="at least one cost"):
+        fliqs_keras.weighted({})
+
+
 def test_assignment_round_trips(model, tmp_path):
     assignment = fliqs_keras.FormatAssignment(
         dict(zip(MACS, ["INT2", "E2M1", "INT8", "BF16"], strict=True))

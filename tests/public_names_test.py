@@ -19,6 +19,7 @@ PUBLIC_NAMES = {
     "FormatAssignment",
     "FormatSearch",
     "IntFormat",
+    "MacEnergy",
     "ModelSummary",
     "Reinforce",
     "SearchSpace",
@@ -41,6 +42,7 @@ PUBLIC_NAMES = {
     "summary",
     "to_ai_edge_quantizer_recipe",
     "verify_export",
+    "weighted",
 }
 
 
