@@ -25,6 +25,9 @@ from fliqs_keras.quantize import apply as apply
 from fliqs_keras.assignments import FormatAssignment as FormatAssignment
 from fliqs_keras.costs import BitOps as BitOps
 from fliqs_keras.costs import Cost as Cost
+from fliqs_keras.costs import CostTerm as CostTerm
+from fliqs_keras.costs import weighted as weighted
+from fliqs_keras.energy_costs import MacEnergy as MacEnergy
 from fliqs_keras.byte_costs import WeightBytes as WeightBytes
 from fliqs_keras.reports import ModelSummary as ModelSummary
 from fliqs_keras.reports import summary as summary

@@ -52,16 +52,20 @@ class WeightBytes(Cost):
         self.mode = mode
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
-        rows: dict[str, np.ndarray] = {}
-        for layer in quantized_layers(model):
-            for variable, quantizer in layer.quantized_weights():
-                sizes = [
-                    self._bytes(layer, variable, quantizer, f)
-                    for f in quantizer.formats
-                ]
-                row = rows.get(quantizer.decision, 0.0)
-                rows[quantizer.decision] = row + np.array(sizes, float)
-        return [CostTerm((name,), row) for name, row in rows.items()]
+        return [
+            CostTerm(
+                (quantizer.decision,),
+                np.array(
+                    [
+                        self._bytes(layer, variable, quantizer, f)
+                        for f in quantizer.formats
+                    ],
+                    dtype="float64",
+                ),
+            )
+            for layer in quantized_layers(model)
+            for variable, quantizer in layer.quantized_weights()
+        ]
 
     def _bytes(
         self,

@@ -1,31 +1,27 @@
-"""What an assignment costs."""
+"""What an assignment costs: a sum of terms over decisions."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from fliqs_keras import _keras
 from fliqs_keras.assignments import FormatAssignment, decisions
-from fliqs_keras.formats import Format
-from fliqs_keras.quantized_layers import (
-    CallHook,
-    quantized_layers,
-    use_hook,
-)
+from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.macs import macs_by_layer
+from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 
-__all__ = ["BitOps", "Cost"]
+__all__ = ["BitOps", "Cost", "CostTerm", "weighted"]
 
 
 class CostTerm(NamedTuple):
-    """A part of a cost, which depends on one decision or on two.
+    """A part of a cost, which depends on two decisions, on one or on none.
 
     Attributes:
         decisions: The names of the decisions.
-        values: What the part costs, with an axis for each decision and an
-            entry for each of its formats.
+        values: What the part costs: a float64 array with an axis for each
+            decision, and along it an entry for each of its formats.
     """
 
     decisions: tuple[str, ...]
@@ -33,15 +29,34 @@ class CostTerm(NamedTuple):
 
 
 class Cost(abc.ABC):
-    """What an assignment costs: a sum over decisions and pairs of them.
+    """What an assignment costs: a sum of terms over the decisions of a model.
 
-    Derived classes give its terms, and so can be budgets of a search.
+    Derived classes say the terms, and so can be budgets of a search.
 
     Attributes:
         unit: Name of the unit.
+
+    Example:
+
+    >>> class Bits(fliqs_keras.Cost):
+    ...     unit = "bits"
+    ...
+    ...     def terms(self, model):
+    ...         bits = np.array([4.0, 8.0])
+    ...         return [fliqs_keras.CostTerm(("head",), bits)]
     """
 
     unit: str
+
+    @abc.abstractmethod
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        """Returns the parts that the cost of an assignment is the sum of.
+
+        Several may depend on the same decisions.
+
+        Args:
+            model: A model from `fliqs_keras.apply`.
+        """
 
     def __call__(
         self,
@@ -64,31 +79,17 @@ class Cost(abc.ABC):
         """
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        choice = {
-            decision.name: decision.choice_in(assignment)
-            for decision in decisions(model)
-        }
+        choice = {d.name: d.choice_in(assignment) for d in decisions(model)}
         return sum(
             float(term.values[tuple(choice[name] for name in term.decisions)])
             for term in self.terms(model)
         )
 
-    @abc.abstractmethod
-    def terms(self, model: keras.Model) -> list[CostTerm]:
-        """Returns the parts that the cost of an assignment is the sum of.
-
-        For example
-
-            [CostTerm(("conv",), np.array([1.0, 2.0]))]
-
-        Args:
-            model: A model from `fliqs_keras.apply`.
-        """
-
     def table(self, model: keras.Model) -> list[np.ndarray]:
         """Returns the cost of each option of each decision.
 
-        The cost of an assignment is the sum of one entry of each row.
+        The cost of an assignment is the sum of one entry of each row. What
+        depends on no decision is in the first row.
 
         Args:
             model: A model from `fliqs_keras.apply`.
@@ -97,17 +98,21 @@ class Cost(abc.ABC):
             A float64 array for each decision, one entry an option.
 
         Raises:
-            ValueError: If a part of the cost depends on two decisions.
+            ValueError: If a term depends on two decisions that both have a
+                choice.
         """
         rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
         for term in self.terms(model):
-            if len(term.decisions) > 1:
+            names = term.decisions
+            open_names = [n for n in names if rows[n].size > 1]
+            if len(open_names) > 1:
                 raise ValueError(
-                    "Expected a cost that adds up over decisions. Received: "
-                    f"a part that depends on {list(term.decisions)}, because "
-                    "activations have decisions of their own. Use `terms`"
+                    "Expected a cost that adds up over single decisions. "
+                    f"Received: a {type(self).__name__} with a term that "
+                    f"depends on both of {open_names}. Use `terms`"
                 )
-            rows[term.decisions[0]] += term.values
+            name = next(iter([*open_names, *names, *rows]))
+            rows[name] += term.values.reshape(-1)
         return list(rows.values())
 
 
@@ -133,79 +138,99 @@ class BitOps(Cost):
     unit = "GBOPs"
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
-        # Where activations have a decision of their own, the part of a layer
-        # depends on both.
-        macs = macs_by_layer(model)
-        bits = {
-            decision.name: np.array([f.bits for f in decision.formats], float)
-            for decision in decisions(model)
-        }
-        formats = {d.name: d.formats for d in decisions(model)}
-        values: dict[tuple[str, ...], np.ndarray] = {}
-        for layer in quantized_layers(model):
-            config = layer.quantize_config
-            # A layer that only quantizes activations multiplies nothing.
-            if not layer.weight_quantizers:
-                continue
-            weight, names = config.decision, (config.decision,)
-            if layer.input_quantizer is not None and config.input_decision:
-                names += (config.input_decision,)
-                used = np.outer(*(bits[name] for name in names))
-            else:
-                used = bits[weight] * [
-                    config.input_bits(f) for f in formats[weight]
-                ]
-            used = used * macs.get(id(layer), 0) / 1e9
-            values[names] = values.get(names, 0.0) + used
-        return [CostTerm(*item) for item in values.items()]
+        return mac_terms(model, lambda w, a: w.bits * a.bits / 1e9)
 
 
-class _MacCounter(CallHook):
-    """Counts multiply-accumulates in place of quantizing."""
+class _Weighted(Cost):
+    def __init__(self, weights: Mapping[Cost, float]):
+        self.weights = dict(weights)
+        self.unit = " + ".join(f"{w:g} {c.unit}" for c, w in weights.items())
 
-    def __init__(self):
-        self.macs: dict[int, int] = {}
-
-    def weight(self, layer, variable, quantizer):
-        return _keras.master_value(variable)
-
-    def input(self, layer, quantizer, inputs):
-        return inputs
-
-    def output(self, layer, quantizer, outputs):
-        return outputs
-
-    def called(self, layer, inputs, outputs):
-        config = layer.quantize_config
-        macs = config.count_macs(layer, inputs.shape, outputs.shape)
-        self.macs[id(layer)] = self.macs.get(id(layer), 0) + macs
+    def terms(self, model: keras.Model) -> list[CostTerm]:
+        return [
+            CostTerm(term.decisions, weight * term.values)
+            for cost, weight in self.weights.items()
+            for term in cost.terms(model)
+        ]
 
 
-def count_macs(model: keras.Model) -> dict[str, int]:
-    """Counts the multiply-accumulates of an example, by decision on weights.
+def weighted(weights: Mapping[Cost, float]) -> Cost:
+    """Returns a weighted sum of costs, which is a cost.
 
-    The model is run once on an example of zeros, so that every use of a layer
-    counts with the shapes it really has.
+    Args:
+        weights: What each cost is multiplied with: for costs of different
+            units, what one unit is worth.
+
+    Raises:
+        ValueError: If there is no cost.
+
+    Example:
+
+    >>> cost = fliqs_keras.weighted(
+    ...     {fliqs_keras.BitOps(): 1.0, fliqs_keras.WeightBytes(): 1e-6}
+    ... )
+    >>> cost.unit
+    '1 GBOPs + 1e-06 bytes'
+    """
+    if not weights:
+        raise ValueError(
+            "Expected a weight for at least one cost. Received: {}"
+        )
+    return _Weighted(weights)
+
+
+def mac_terms(
+    model: keras.Model, price: Callable[[Format, Format], float]
+) -> list[CostTerm]:
+    """Returns a term for each layer that multiplies with quantized weights.
 
     Args:
         model: A model from `fliqs_keras.apply`.
+        price: What one multiply-accumulate costs, by the format of the weight
+            and that of the input, which is FP32 where it is not quantized.
 
-    Returns:
-        A dictionary from decision to multiply-accumulates.
+    Raises:
+        ValueError: If the weights of a layer belong to several decisions.
     """
-    by_layer = macs_by_layer(model)
-    macs: dict[str, int] = {}
-    for layer in quantized_layers(model):
-        if not layer.weight_quantizers:
-            continue
-        name = layer.quantize_config.decision
-        macs[name] = macs.get(name, 0) + by_layer.get(id(layer), 0)
-    return macs
+    macs = macs_by_layer(model)
+    return [
+        _mac_term(layer, macs.get(id(layer), 0), price)
+        for layer in quantized_layers(model)
+        # One that only quantizes activations multiplies nothing.
+        if layer.weight_quantizers
+    ]
 
 
-def macs_by_layer(model: keras.Model) -> dict[int, int]:
-    """Counts the multiply-accumulates of one example, by the layer's `id`."""
-    counter = _MacCounter()
-    with use_hook(counter):
-        _keras.call_on_zeros(model)
-    return counter.macs
+def _mac_term(
+    layer: QuantizedLayer,
+    macs: int,
+    price: Callable[[Format, Format], float],
+) -> CostTerm:
+    names = {quantizer.decision for quantizer in layer.weight_quantizers}
+    if len(names) > 1:
+        raise ValueError(
+            "Expected one decision for all weights of a layer, whose "
+            f"multiplications are counted together. Received: {sorted(names)} "
+            f"for layer {layer.path!r}"
+        )
+    (weight,) = names
+    formats = layer.weight_quantizers[0].formats
+    reads = layer.input_quantizer
+    if reads is not None and reads.decision == weight:
+        values = np.array([price(f, f) for f in formats])
+    elif reads is not None and len(reads.formats) > 1:
+        values = np.array(
+            [[price(w, a) for a in reads.formats] for w in formats]
+        )
+        return CostTerm((weight, reads.decision), macs * values)
+    else:
+        read = _only_input_format(layer)
+        values = np.array([price(f, read) for f in formats])
+    return CostTerm((weight,), macs * values)
+
+
+def _only_input_format(layer: QuantizedLayer) -> Format:
+    if layer.input_quantizer is not None:
+        return layer.input_quantizer.formats[0]
+    # The layer before may have quantized it.
+    return layer.quantize_config.activation_format or parse_format("FP32")

@@ -7,7 +7,7 @@ import keras
 
 from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
-from fliqs_keras.costs import macs_by_layer
+from fliqs_keras.macs import macs_by_layer
 from fliqs_keras.model_layers import layer_paths, left_out
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 from fliqs_keras.quantizers import SwitchableQuantizer

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import fliqs_keras
-from fliqs_keras import costs
+from fliqs_keras import macs
 
 
 def build_net():
@@ -32,7 +32,7 @@ def model():
 
 
 def test_macs_are_those_of_the_shapes(model):
-    assert costs.count_macs(model) == MACS
+    assert macs.count_macs(model) == MACS
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_shared_layer_counts_at_each_use():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, dense(dense(inputs)))
     quantized = fliqs_keras.apply(model, "INT8")
-    assert costs.count_macs(quantized) == {"dense": 32}
+    assert macs.count_macs(quantized) == {"dense": 32}
 
 
 def test_sequential_model_is_counted():
@@ -96,6 +96,86 @@ def test_group_costs_what_its_layers_cost():
 def test_cost_of_incomplete_assignment_is_refused(model):
     with pytest.raises(ValueError, match="none for 'depthwise'"):
         fliqs_keras.BitOps()(model, {"conv": "INT2"})
+
+
+class OwnInput(fliqs_keras.SwitchableQuantizeConfig):
+    """Decides on the input apart from the weights."""
+
+    def get_input_quantizer(self, layer):
+        return fliqs_keras.ActivationQuantizer(
+            ["INT4", "INT8", "BF16"], decision="head:input"
+        )
+
+
+def apply_to_dense(formats, config=None):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="head")])
+    configs = None if config is None else {"head": config}
+    return fliqs_keras.apply(model, formats, quantize_configs=configs)
+
+
+def test_separate_decisions_make_a_term_of_both():
+    model = apply_to_dense(["INT2", "INT8"], OwnInput())
+    (term,) = fliqs_keras.BitOps().terms(model)
+    assert term.decisions == ("head", "head:input")
+    # 4 x 2 multiplications, bits of the weight in rows.
+    expected = 8 * np.array([[2 * 4, 2 * 8, 2 * 16], [8 * 4, 8 * 8, 8 * 16]])
+    np.testing.assert_allclose(term.values * 1e9, expected)
+    chosen = {"head": "INT8", "head:input": "INT4"}
+    cost = fliqs_keras.BitOps()
+    assert cost(model, chosen) * 1e9 == pytest.approx(8 * 8 * 4)
+    with pytest.raises(ValueError, match="both of .*'head', 'head:input'"):
+        cost.table(model)
+
+
+def test_table_takes_a_second_decision_without_choice():
+    model = apply_to_dense("INT2", OwnInput())
+    weight, reads = fliqs_keras.BitOps().table(model)
+    np.testing.assert_allclose(weight * 1e9, [0])
+    np.testing.assert_allclose(reads * 1e9, 8 * 2 * np.array([4, 8, 16]))
+
+
+def test_float_input_has_32_bits():
+    config = fliqs_keras.SwitchableQuantizeConfig(quantize_input=False)
+    (term,) = fliqs_keras.BitOps().terms(apply_to_dense("INT2", config))
+    np.testing.assert_allclose(term.values * 1e9, [8 * 2 * 32])
+
+
+class Sum(fliqs_keras.Cost):
+    """Terms given by hand."""
+
+    unit = "1"
+
+    def __init__(self, *terms):
+        self.given = [fliqs_keras.CostTerm(*term) for term in terms]
+
+    def terms(self, model):
+        return self.given
+
+
+def test_terms_add_up_and_a_constant_is_in_the_first_row():
+    model = fliqs_keras.apply(build_net(), ["INT2", "INT8"])
+    cost = Sum(
+        ((), np.array(5.0)),
+        (("head",), np.array([1.0, 2.0])),
+        (("head",), np.array([10.0, 20.0])),
+    )
+    chosen = {**dict.fromkeys(MACS, "INT2"), "head": "INT8"}
+    assert cost(model, chosen) == 5 + 2 + 20
+    rows = dict(zip(MACS, cost.table(model), strict=True))
+    np.testing.assert_array_equal(rows["conv"], [5, 5])
+    np.testing.assert_array_equal(rows["head"], [11, 22])
+    np.testing.assert_array_equal(rows["depthwise"], [0, 0])
+
+
+def test_weighted_costs_add_up(model):
+    bit_ops, weight_bytes = fliqs_keras.BitOps(), fliqs_keras.WeightBytes()
+    cost = fliqs_keras.weighted({bit_ops: 2.0, weight_bytes: 0.5})
+    chosen = dict(zip(MACS, ["INT2", "E2M1", "INT8", "BF16"], strict=True))
+    expected = 2 * bit_ops(model, chosen) + 0.5 * weight_bytes(model, chosen)
+    assert cost(model, chosen) == pytest.approx(expected)
+    assert cost.unit == "2 GBOPs + 0.5 bytes"
+    with pytest.raises(ValueError, match="at least one cost"):
+        fliqs_keras.weighted({})
 
 
 def test_assignment_round_trips(model, tmp_path):

@@ -11,6 +11,7 @@ PUBLIC_NAMES = {
     "ActivationQuantizer",
     "BitOps",
     "Cost",
+    "CostTerm",
     "ExportReport",
     "FLIQS_L",
     "FLIQS_L_FLOAT",
@@ -22,6 +23,7 @@ PUBLIC_NAMES = {
     "FormatAssignment",
     "FormatSearch",
     "IntFormat",
+    "MacEnergy",
     "ModelSummary",
     "Reinforce",
     "SearchSpace",
@@ -44,6 +46,7 @@ PUBLIC_NAMES = {
     "summary",
     "to_ai_edge_quantizer_recipe",
     "verify_export",
+    "weighted",
 }
 
 
