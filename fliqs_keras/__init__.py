@@ -31,6 +31,8 @@ from fliqs_keras.energy_costs import MacEnergy as MacEnergy
 from fliqs_keras.byte_costs import WeightBytes as WeightBytes
 from fliqs_keras.reports import ModelSummary as ModelSummary
 from fliqs_keras.reports import summary as summary
+from fliqs_keras.budgets import BudgetTable as BudgetTable
+from fliqs_keras.budgets import budget as budget
 from fliqs_keras.calibration import calibrate as calibrate
 from fliqs_keras.calibration import (
     recalibrate_batch_norm as recalibrate_batch_norm,

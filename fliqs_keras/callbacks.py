@@ -8,16 +8,17 @@ from absl import logging
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
-from fliqs_keras.cost_tables import Limit
+from fliqs_keras.cost_tables import CostTable, Limit
+from fliqs_keras.cost_targets import CostTarget, cost_table, resolve_target
 from fliqs_keras.costs import BitOps, Cost
 from fliqs_keras.format_training import FormatTraining
-from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.formats import Format
 from fliqs_keras.reinforce import Reinforce
+from fliqs_keras.selection import cheapest_choice, dearest_choice
 from fliqs_keras.sensitivity import Estimate, Sensitivity
 
 __all__ = ["FixedFormats", "FormatSearch"]
 
-CostTarget = float | tuple[str, float]
 Budgets = Mapping[Cost, CostTarget]
 
 _CONTROLLERS = {"reinforce": Reinforce, "sensitivity": Sensitivity}
@@ -120,9 +121,7 @@ class FormatSearch(FormatTraining):
         self.seed = seed
         self.sensitivity: dict[str, dict[str, Estimate]] | None = None
 
-    def make_controller(
-        self, table: list[np.ndarray], total_steps: int
-    ) -> Controller:
+    def make_controller(self, table: CostTable, total_steps: int) -> Controller:
         if all(len(d.formats) < 2 for d in self._decisions):
             raise ValueError(
                 "Expected a search space of at least two formats. Received: "
@@ -172,16 +171,10 @@ class FormatSearch(FormatTraining):
         }
 
     def _limit(self, cost: Cost, target: CostTarget) -> Limit:
-        table = cost.table(self.model)
-        if isinstance(target, tuple | list):
-            name, factor = target
-            wanted = parse_format(name)
-            target = factor * sum(
-                float(row[d.index_of(wanted) if len(d.formats) > 1 else 0])
-                for d, row in zip(self._decisions, table, strict=True)
-            )
-        cheapest = sum(float(row.min()) for row in table)
-        dearest = sum(float(row.max()) for row in table)
+        table = cost_table(cost, self.model, self._decisions)
+        target = resolve_target(target, table, self._decisions)
+        cheapest = table.of(cheapest_choice(table))
+        dearest = table.of(dearest_choice(table))
         # Sums of floats in another order may differ in the last digits.
         if not cheapest * (1 - 1e-9) <= target <= dearest * (1 + 1e-9):
             raise ValueError(
@@ -189,7 +182,7 @@ class FormatSearch(FormatTraining):
                 f"cost of the cheapest assignment, and {dearest:.6g}, that of "
                 f"the dearest ({cost.unit}). Received: {target:.6g}"
             )
-        return Limit(table, float(target))
+        return Limit(table, target)
 
 
 class FixedFormats(FormatTraining):

@@ -9,6 +9,8 @@ from keras import ops
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
 from fliqs_keras.controller import Controller
+from fliqs_keras.cost_tables import CostTable
+from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
 from fliqs_keras.loss_probe import LossProbe
 
@@ -61,13 +63,11 @@ class FormatTraining(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self._controller: Controller | None = None
 
-    def make_controller(
-        self, table: list[np.ndarray], total_steps: int
-    ) -> Controller:
+    def make_controller(self, table: CostTable, total_steps: int) -> Controller:
         """Returns the controller for the model, whose decisions are known.
 
         Args:
-            table: Cost of each option of each decision.
+            table: What choices cost.
             total_steps: Number of training steps.
         """
         raise NotImplementedError
@@ -76,7 +76,8 @@ class FormatTraining(keras.callbacks.Callback):
         self._decisions = decisions(self.model)
         self._total_steps = self._find_total_steps()
         self._controller = self.make_controller(
-            self.cost.table(self.model), self._total_steps
+            cost_table(self.cost, self.model, self._decisions),
+            self._total_steps,
         )
         self.target = self._controller.target
         self._set_formats = FormatSetter(self._decisions)

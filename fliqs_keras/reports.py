@@ -66,7 +66,7 @@ class ModelSummary:
             "MACs",
             "bytes",
         )
-        lines = _align([header, *(_cells(row) for row in self.quantized)])
+        lines = align([header, *(_cells(row) for row in self.quantized)])
         total = sum(row.bytes for row in (*self.quantized, *self.left_out))
         lines += ["", f"Bytes of all weights: {total:,}"]
         if self.left_out:
@@ -75,7 +75,7 @@ class ModelSummary:
                 (r.path, r.layer_class, f"{r.parameters:,}", r.reason)
                 for r in self.left_out
             ]
-            lines += ["", *_align([header, *rows])]
+            lines += ["", *align([header, *rows])]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -179,7 +179,7 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     )
 
 
-def _align(rows: list[tuple[str, ...]]) -> list[str]:
+def align(rows: list[tuple[str, ...]]) -> list[str]:
     """Pads the cells of a table: words to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     is_number = [cell[:1].isdigit() for cell in rows[-1]]

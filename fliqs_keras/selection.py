@@ -160,7 +160,9 @@ class _Program:
         choose = optimize.LinearConstraint(
             self._equations, self._right, self._right
         )
-        return self._solve(objective, [choose, *constraints])
+        # The solver stops at an absolute gap: costs may be millionths.
+        unit = max(np.abs(objective).max(), _TINY)
+        return self._solve(objective / unit, [choose, *constraints])
 
     def minimize_largest(self, objectives: np.ndarray) -> np.ndarray:
         """Returns the choice whose largest objective is lowest."""

@@ -10,6 +10,7 @@ import fliqs_keras
 PUBLIC_NAMES = {
     "ActivationQuantizer",
     "BitOps",
+    "BudgetTable",
     "Cost",
     "CostTerm",
     "ExportReport",
@@ -34,6 +35,7 @@ PUBLIC_NAMES = {
     "WeightBytes",
     "WeightQuantizer",
     "apply",
+    "budget",
     "calibrate",
     "export_onnx",
     "export_tflite",

@@ -72,6 +72,13 @@ def test_both_outcomes_are_tried():
         assert (found is not None) is is_met
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_choice_does_not_depend_on_the_unit(unit):
+    # 1 + 2 + 4 options of cost: within 5 of 7, the first and the last.
+    costs = [unit * np.array([0.0, n]) for n in (1.0, 2.0, 4.0)]
+    assert list(best_within_budget(costs, costs, 5 * unit)) == [1, 0, 1]
+
+
 def test_extremes_are_those_of_brute_force(problem):
     _, first, _ = problem
     costs = [first.costs.of(c) for c in all_choices()]
