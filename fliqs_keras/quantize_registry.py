@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import keras
 
 from fliqs_keras._tfmot import QuantizeConfig
-from fliqs_keras.quantize_configs import (
-    PlainQuantizeConfig,
-    SwitchableQuantizeConfig,
-)
+from fliqs_keras.plain_quantize_configs import PlainQuantizeConfig
+from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
 
 __all__ = ["register_quantize_config"]
 

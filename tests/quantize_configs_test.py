@@ -162,6 +162,16 @@ def test_plain_tfmot_config_brings_its_own_formats():
     )
 
 
+@pytest.mark.parametrize(
+    "activations", [None, "INT8"], ids=["float", "separate"]
+)
+def test_plain_tfmot_config_keeps_its_own_activations(activations):
+    config = Plain(make_weight_quantizer, outputs=[make_output_quantizer])
+    space = fliqs_keras.SearchSpace("INT4", activations=activations)
+    with pytest.raises(ValueError, match="Plain for layer 'mix'"):
+        fliqs_keras.apply(build_net(), space, quantize_configs={Mix: config})
+
+
 def make_keras_2_quantizer():
     from tensorflow_model_optimization.quantization import keras as tfmot
 
