@@ -31,6 +31,10 @@ class FormatTraining(keras.callbacks.Callback):
     cannot, which knows no Keras: it switches the formats, reads the loss of
     each batch, measures probes, and keeps thresholds and statistics.
 
+    A model that is compiled with `steps_per_execution=n` trains `n` steps at a
+    time in the same formats: for the controller that is one step, whose loss
+    is the mean of the `n`.
+
     Args:
         cost: The cost model.
         data: What probes are measured on, or `None` if there are none.
@@ -91,6 +95,7 @@ class FormatTraining(keras.callbacks.Callback):
             _STATISTICS_SHARE * self._total_steps
         )
         self._window: calibration.BatchNormWindow | None = None
+        self._window_batches = 0
         self._step = 0
         self._batch_size = 0.0
         self.history = []
@@ -106,6 +111,7 @@ class FormatTraining(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._bring_state_back()
+        self._first_batch = batch
         controller = self._controller
         if self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
@@ -116,7 +122,7 @@ class FormatTraining(keras.callbacks.Callback):
         is_last_phase = controller.settled and self._step >= self._window_step
         if is_last_phase and self._window is None:
             self._window = calibration.BatchNormWindow(self.model)
-            self._window_step = self._step
+            self._window_batches = 0
         self._stand_on(controller.choice)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -127,6 +133,7 @@ class FormatTraining(keras.callbacks.Callback):
         record = {"cost": cost, **controller.metrics()}
         self.history.append(record)
         self._step += 1
+        self._window_batches += batch - self._first_batch + 1
         if logs is not None:
             logs.update(record)
 
@@ -146,7 +153,7 @@ class FormatTraining(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         if self._window is not None:
-            self._window.close(self._step - self._window_step)
+            self._window.close(self._window_batches)
         self._set_formats(self._controller.best_choice())
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
@@ -176,8 +183,10 @@ class FormatTraining(keras.callbacks.Callback):
         return (total - seen_total) / max(count - seen_count, 1e-12)
 
     def _find_total_steps(self) -> int:
+        """Returns how often formats can change: once an execution."""
+        at_once = self.model.steps_per_execution
         if self.total_steps is not None:
-            return self.total_steps
+            return -(-self.total_steps // at_once)
         params: dict[str, Any] = self.params or {}
         if not params.get("steps"):
             raise ValueError(
@@ -185,7 +194,7 @@ class FormatTraining(keras.callbacks.Callback):
                 f"steps={params.get('steps')!r} from `fit`. Pass "
                 "`total_steps` to the callback, or `steps_per_epoch` to fit"
             )
-        return params["steps"] * params["epochs"]
+        return -(-params["steps"] // at_once) * params["epochs"]
 
 
 def _find_loss_metric(model: keras.Model) -> keras.metrics.Mean:

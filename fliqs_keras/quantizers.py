@@ -17,6 +17,9 @@ Tensor = Any
 
 OFF = -1
 
+# Replicas must quantize alike: all take what the first one saw.
+_AGGREGATION = "only_first_replica"
+
 
 def require_quantized_weights(path: str, store: Mapping) -> None:
     """Refuses to load from a file that knows no such part of a model.
@@ -132,12 +135,14 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             dtype="int32",
             initializer=keras.initializers.Constant(self._widest()),
             trainable=False,
+            aggregation=_AGGREGATION,
         )
         self.thresholds = self.add_weight(
             name="thresholds",
             shape=(len(self.formats), *self.channel_shape),
             initializer=self._unset_thresholds,
             trainable=False,
+            aggregation=_AGGREGATION,
         )
         # Largest magnitude that the thresholds were set for; zero before.
         self.range = self.add_weight(
@@ -145,6 +150,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             shape=self.channel_shape,
             initializer="zeros",
             trainable=False,
+            aggregation=_AGGREGATION,
         )
 
     def _widest(self) -> int:

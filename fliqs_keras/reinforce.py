@@ -8,8 +8,8 @@ import numpy as np
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import Costs, Limit
 from fliqs_keras.policies import CategoricalPolicy
-from fliqs_keras.rewards import absolute_reward
-from fliqs_keras.schedules import cosine_schedule
+from fliqs_keras.rewards import REWARDS
+from fliqs_keras.schedules import SCHEDULES
 
 __all__ = ["Reinforce"]
 
@@ -34,11 +34,15 @@ class Reinforce:
             in the reward.
         baseline_momentum: Momentum of the moving average of the reward.
         entropy_weight: Weight of the policy's entropy at the end.
-        reward: `reward(quality, cost, target, penalty)`.
-        entropy_schedule: `schedule(progress, entropy_weight)`.
+        reward: `"absolute"` (the paper's), `"one_sided"`,
+            `"soft_exponential"`, `"hard_exponential"`, or a function
+            `reward(quality, cost, target, penalty)`.
+        entropy_schedule: How the weight of the entropy rises: `"cosine"`
+            (the paper's), `"linear"`, `"step"`, `"constant"`, `"none"`, or a
+            function `schedule(progress, entropy_weight)`.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or a name is unknown.
 
     Example:
 
@@ -53,8 +57,8 @@ class Reinforce:
     penalty: float = 1.0
     baseline_momentum: float = 0.99
     entropy_weight: float = 0.5
-    reward: Callable[[float, float, float, float], float] = absolute_reward
-    entropy_schedule: Callable[[float, float], float] = cosine_schedule
+    reward: str | Callable[[float, float, float, float], float] = "absolute"
+    entropy_schedule: str | Callable[[float, float], float] = "cosine"
 
     needs_data = False
 
@@ -71,6 +75,16 @@ class Reinforce:
                 "Expected `learning_rate` to be positive. Received: "
                 f"learning_rate={self.learning_rate!r}"
             )
+        for name, known in (
+            ("reward", REWARDS),
+            ("entropy_schedule", SCHEDULES),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in known:
+                raise ValueError(
+                    f"Expected `{name}` to be a function or one of "
+                    f"{list(known)}. Received: {name}={value!r}"
+                )
 
     def controller(
         self,
@@ -129,6 +143,9 @@ class ReinforceController(Controller):
     ):
         super().__init__(costs, target, total_steps, others)
         self.config = config or Reinforce()
+        self._reward = REWARDS.get(self.config.reward, self.config.reward)
+        schedule = self.config.entropy_schedule
+        self._entropy_schedule = SCHEDULES.get(schedule, schedule)
         self._delay_steps = round(self.config.delay * total_steps)
         self._settle_step = total_steps - round(
             self.config.settle * total_steps
@@ -154,7 +171,7 @@ class ReinforceController(Controller):
         # another budget keeps them from.
         shares = [limit.share(self.choice) for limit in self.others]
         cost = max([cost, *(share * self.target for share in shares)])
-        self.reward = config.reward(quality, cost, self.target, config.penalty)
+        self.reward = self._reward(quality, cost, self.target, config.penalty)
         if self.settled:
             return self.choice
         if self.baseline is None:
@@ -165,7 +182,7 @@ class ReinforceController(Controller):
             self.policy.update(
                 self.choice,
                 advantage=self.reward - self.baseline,
-                entropy_weight=config.entropy_schedule(
+                entropy_weight=self._entropy_schedule(
                     min(progress, 1.0), config.entropy_weight
                 ),
             )

@@ -6,6 +6,7 @@ a relative difference between the two weighs.
 """
 
 __all__ = [
+    "REWARDS",
     "absolute_reward",
     "hard_exponential_reward",
     "one_sided_reward",
@@ -58,3 +59,11 @@ def hard_exponential_reward(
     `quality * max(cost / target, 1) ** penalty`
     """
     return quality * max(cost / target, 1.0) ** penalty
+
+
+REWARDS = {
+    "absolute": absolute_reward,
+    "one_sided": one_sided_reward,
+    "soft_exponential": soft_exponential_reward,
+    "hard_exponential": hard_exponential_reward,
+}

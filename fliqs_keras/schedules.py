@@ -8,6 +8,7 @@ that the policy settles.
 import math
 
 __all__ = [
+    "SCHEDULES",
     "constant_schedule",
     "cosine_schedule",
     "linear_schedule",
@@ -54,3 +55,12 @@ def cosine_schedule(progress: float, end_value: float) -> float:
     0.2
     """
     return end_value - 0.5 * end_value * (1.0 + math.cos(math.pi * progress))
+
+
+SCHEDULES = {
+    "none": zero_schedule,
+    "constant": constant_schedule,
+    "linear": linear_schedule,
+    "step": step_schedule,
+    "cosine": cosine_schedule,
+}

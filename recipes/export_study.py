@@ -20,7 +20,7 @@ from absl import app, flags
 from keras import layers
 
 import fliqs_keras
-from recipes import data, dataset_flags, models
+from recipes import data, dataset_flags, models, network_flags
 
 # The formats of the layers with weights in their order, over and over.
 ASSIGNMENTS = {
@@ -33,9 +33,6 @@ ASSIGNMENTS = {
 
 _BATCH_SIZE = 128
 
-_NETWORK = flags.DEFINE_enum(
-    "network", "narrow_resnet", models.MODELS, "The network."
-)
 _FLOAT_EPOCHS = flags.DEFINE_integer(
     "float_epochs", 8, "Epochs before anything is quantized.", lower_bound=1
 )
@@ -152,7 +149,7 @@ def main(argv):
             {
                 "dataset": dataset_flags.DATASET.value,
                 "idx_folder": dataset_flags.IDX_FOLDER.value,
-                "network": _NETWORK.value,
+                "network": network_flags.NETWORK.value,
                 "float_epochs": _FLOAT_EPOCHS.value,
                 "quantized_epochs": _QUANTIZED_EPOCHS.value,
             }

@@ -35,6 +35,11 @@ METHODS = (
     "random",
     "from_scratch",
 )
+# The paper's controller with other schedules of the entropy; not by default.
+ABLATIONS = {
+    f"reinforce_{name}": fliqs_keras.Reinforce(entropy_schedule=name)
+    for name in ("none", "constant", "linear", "step")
+}
 _RANDOM_TRIALS = 4
 _HELD_OUT = 5000
 _PROBED = 1024
@@ -61,7 +66,7 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds.")
 for _name, _choices in (
     ("networks", models.MODELS),
     ("spaces", SPACES),
-    ("methods", METHODS),
+    ("methods", (*METHODS, *ABLATIONS)),
 ):
     flags.register_validator(
         _name,
@@ -95,7 +100,7 @@ class Run:
     Attributes:
         network: Name of the network.
         space: Name of the search space.
-        method: One of `METHODS`.
+        method: One of `METHODS` or `ABLATIONS`.
         seed: Seed of the weights, of the order of the data and of samples.
         budget: Format and factor of the target; for `"uniform"` the format
             and one.
@@ -188,6 +193,7 @@ class Study:
             "by_hand": self._by_hand,
             "random": self._random,
             "from_scratch": self._from_scratch,
+            **dict.fromkeys(ABLATIONS, self._search),
         }
         model = self._model(run.network, run.space, run.start)
         result = {
@@ -261,7 +267,7 @@ class Study:
         search = fliqs_keras.FormatSearch(
             run.budget,
             data=(x[:_PROBED], y[:_PROBED]),
-            controller=run.method,
+            controller=ABLATIONS.get(run.method, run.method),
             seed=run.seed,
         )
         return self._fit(run, model, search)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-FOLDERS = ("fliqs_keras", "recipes", "tests")
+FOLDERS = ("fliqs_keras", "recipes", "benchmarks", "tests")
 
 
 def read_targets(build: str) -> list[dict]:
@@ -65,11 +65,12 @@ def find_problems(build: str, sources: dict[str, str]) -> list[str]:
         problems += [f"{name} needs no {dep}" for dep in declared - wanted]
         problems += [f"{name} stands above {d}" for d in declared - seen]
         seen.add(f":{name}")
-        if target["srcs"][0].startswith("recipes/"):
+        folder = target["srcs"][0].split("/")[0]
+        if folder in ("recipes", "benchmarks"):
             problems += [
                 f"{name} imports the private {dep}"
                 for dep in declared
-                if dep != ":fliqs_keras" and not dep.startswith(":recipes/")
+                if dep != ":fliqs_keras" and not dep.startswith(f":{folder}/")
             ]
         is_public = target.get("visibility") == ["//visibility:public"]
         if is_public != (name == "fliqs_keras"):

@@ -200,6 +200,30 @@ def test_budgets_that_no_choice_meets_together_are_refused():
     assert str(info.value).endswith("19.0]")
 
 
+def test_names_stand_for_rewards_and_schedules():
+    def run(**settings):
+        config = Reinforce(**settings)
+        controller = ReinforceController(COSTS, 17.0, 60, config, seed=0)
+        return [
+            controller.step(float(controller.choice[0]), controller.cost)
+            for _ in range(60)
+        ]
+
+    named = run(reward="one_sided", entropy_schedule="linear")
+    given = run(
+        reward=rewards.one_sided_reward,
+        entropy_schedule=schedules.linear_schedule,
+    )
+    np.testing.assert_array_equal(named, given)
+    assert not np.array_equal(named, run())
+
+
+@pytest.mark.parametrize("name", ["reward", "entropy_schedule"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}='best'"):
+        Reinforce(**{name: "best"})
+
+
 def test_same_seed_same_choices_and_another_differs():
     runs = [run_controller(s, lambda c: float(c[0]), 50)[1] for s in (0, 0, 1)]
     np.testing.assert_array_equal(runs[0], runs[1])

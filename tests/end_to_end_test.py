@@ -277,6 +277,54 @@ def test_targets_that_are_none_or_double_are_refused(target, cost):
         fliqs_keras.FormatSearch(target, cost, controller="reinforce")
 
 
+def test_two_steps_at_once_train_the_same():
+    def train(at_once):
+        keras.utils.set_random_seed(0)
+        model = fliqs_keras.apply(build_net(), ["INT4", "INT8"])
+        model.compile(
+            keras.optimizers.SGD(0.01),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            steps_per_execution=at_once,
+        )
+        x, y = make_data(80)
+        names = fliqs_keras.FormatAssignment.from_model(model)
+        fixed = fliqs_keras.FixedFormats(
+            dict.fromkeys(names, "INT4"), activation_delay=0.5
+        )
+        model.fit(
+            x,
+            y,
+            batch_size=8,
+            epochs=6,
+            shuffle=False,
+            verbose=0,
+            callbacks=[fixed],
+        )
+        return model, fixed
+
+    one, fixed = train(1)
+    two, at_once = train(2)
+    assert (len(fixed.history), len(at_once.history)) == (60, 30)
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_a_search_with_several_steps_at_once_keeps_its_budget():
+    model = fliqs_keras.apply(build_net(), ["INT4", "INT8"])
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=3,
+    )
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(("INT4", 1.5), data=(x, y))
+    model.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[search])
+    # Of 8 steps an epoch, 3, 3 and 2 at a time.
+    assert len(search.history) == 12
+    assert search.sensitivity is not None
+    assert fliqs_keras.BitOps()(model) <= search.target * (1 + 1e-9)
+
+
 def test_the_model_given_is_left_untouched():
     model = build_net()
     before = [w.numpy() for w in model.weights]

@@ -4,10 +4,18 @@ import json
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import fliqs_keras
-from recipes import data, export_study, export_table, models, search
+from recipes import (
+    clipping_study,
+    data,
+    export_study,
+    export_table,
+    models,
+    search,
+)
 
 CONFIG = {
     "dataset": "digits",
@@ -108,6 +116,20 @@ def test_export_study(monkeypatch):
     assert [row["integer kernels"] for row in rows] == [0, 6, 6]
     assert rows[0]["same prediction"] >= 0.99
     assert "| INT8 | integer | fast |" in export_study.render(rows)
+
+
+def test_clipping_study():
+    keras.utils.set_random_seed(0)
+    model = models.build("conv_net", (8, 8, 1), 10)
+    clipping = clipping_study.measure(model)
+    np.testing.assert_allclose(np.diagonal(clipping.errors), 1)
+    # Each format's own thresholds are the best among those it can take, and
+    # rise with its bits, up to the largest magnitude.
+    assert clipping.errors.min() > 0.999
+    assert (np.diff(clipping.thresholds) >= 0).all()
+    # INT2 suffers most from those of INT8.
+    assert clipping.errors[0, -1] == clipping.errors[0].max() > 1.2
+    assert "| INT8 |" in clipping_study.render(clipping)
 
 
 if __name__ == "__main__":
