@@ -30,6 +30,7 @@ from fliqs_keras.calibration import (
 )
 from fliqs_keras.reinforce import Reinforce as Reinforce
 from fliqs_keras.sensitivity import Sensitivity as Sensitivity
+from fliqs_keras.search_logs import read_search_log as read_search_log
 from fliqs_keras.callbacks import FixedFormats as FixedFormats
 from fliqs_keras.callbacks import FormatSearch as FormatSearch
 from fliqs_keras.export.running import run_tflite as run_tflite

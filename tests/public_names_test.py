@@ -32,6 +32,7 @@ PUBLIC_NAMES = {
     "export_onnx",
     "export_tflite",
     "parse_format",
+    "read_search_log",
     "recalibrate_batch_norm",
     "register_quantize_config",
     "round_to_format",
