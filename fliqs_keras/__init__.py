@@ -45,3 +45,4 @@ from fliqs_keras.export.onnx.exporter import export_onnx as export_onnx
 from fliqs_keras.export.ai_edge_quantizer_recipe import (
     to_ai_edge_quantizer_recipe as to_ai_edge_quantizer_recipe,
 )
+from fliqs_keras import plots as plots
