@@ -46,3 +46,4 @@ from fliqs_keras.export.ai_edge_quantizer_recipe import (
     to_ai_edge_quantizer_recipe as to_ai_edge_quantizer_recipe,
 )
 from fliqs_keras import plots as plots
+from fliqs_keras.html_reports import write_html_report as write_html_report

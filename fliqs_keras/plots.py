@@ -70,6 +70,7 @@ def format_map(model: keras.Model | ModelSummary) -> Figure:
                 bits = parse_format(name).bits
                 axis.barh(position, bits, color=colors[name])
         axis.set(title=title, xlabel="bits")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_yticks(range(len(rows)), [row.path for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     _add_legend(figure, colors)
@@ -181,6 +182,8 @@ def accuracy_against_cost(
             cost is not positive.
     """
     figure = _new_figure()
+    from matplotlib import ticker
+
     if paper_model is not None and paper_model not in PAPER_RESULTS:
         raise ValueError(
             f"Expected `paper_model` to be one of {sorted(PAPER_RESULTS)}. "
@@ -202,6 +205,10 @@ def accuracy_against_cost(
         costs, accuracies = zip(*sorted(points), strict=True)
         axis.plot(costs, accuracies, "o-", label=name)
     axis.set(xscale="log", xlabel=cost_unit, ylabel="accuracy (%)")
+    axis.margins(x=0.2)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:.3g}")
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.legend(fontsize="small")
     return figure
 
@@ -265,9 +272,13 @@ def best_thresholds(
             bits, shares, names = zip(*sorted(points), strict=True)
             axis.plot(bits, shares, "o-", label=label)
             for x, y, name in zip(bits, shares, names, strict=True):
-                axis.annotate(f" {name}", (x, y), fontsize=7)
+                # Integers below their points, floats above.
+                side = "top" if is_integer else "bottom"
+                axis.annotate(f" {name}", (x, y), va=side, fontsize=7)
     axis.set(xlabel="bits", ylabel="threshold / largest magnitude")
-    axis.set_ylim(0, 1.08)
+    axis.set_ylim(0, 1.12)
+    axis.margins(x=0.1)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize="small")
     return figure
 
@@ -308,7 +319,7 @@ def sensitivities(
     axis.set_ylim(len(layers) - 0.5, -0.5)
     # The widest format adds nothing: near zero the axis is linear.
     axis.set_xscale("symlog", linthresh=1e-4)
-    axis.set_xticks([0, 1e-4, 1e-3, 1e-2, 1e-1, 1])
+    axis.set_xlim(left=-5e-5)
     axis.set_xlabel("increase of the loss")
     _add_legend(figure, colors)
     return figure

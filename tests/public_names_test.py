@@ -41,6 +41,7 @@ PUBLIC_NAMES = {
     "summary",
     "to_ai_edge_quantizer_recipe",
     "verify_export",
+    "write_html_report",
 }
 
 

@@ -54,6 +54,10 @@ def test_run_writes_its_results(workdir):
     )
     assert fliqs_keras.FormatAssignment.from_model(model) == assignment
     assert (workdir / "model.tflite").stat().st_size == report["file_bytes"]
+    page = (workdir / "report.html").read_text()
+    assert f"{report['accuracy_tflite']:.4g}" in page
+    last = fliqs_keras.read_search_log(workdir)[-1]
+    assert last["cost"] == pytest.approx(report["cost"])
 
 
 def test_folder_of_another_configuration_is_refused(workdir):
