@@ -24,9 +24,8 @@ h2 { font-size: 1.1rem; margin: 2rem 0 0.5rem; }
 .facts div { background: #f2f4f7; border-radius: 0.5rem; padding: 0.6rem; }
 dt { color: #5a6068; font-size: 0.8rem; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.figures { display: grid; gap: 1.5rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-figure { margin: 0; max-width: 34rem; }
+.figures { columns: 26rem; column-gap: 1.5rem; margin-top: 1.5rem; }
+figure { margin: 0 0 1.5rem; max-width: 34rem; break-inside: avoid; }
 figcaption { font-weight: 600; margin-bottom: 0.25rem; }
 img { width: 100%; height: auto; }
 .scroll { overflow-x: auto; }

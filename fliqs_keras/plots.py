@@ -70,7 +70,7 @@ def format_map(model: keras.Model | ModelSummary) -> Figure:
                 bits = parse_format(name).bits
                 axis.barh(position, bits, color=colors[name])
         axis.set(title=title, xlabel="bits")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xticks([0, *{parse_format(n).bits for n in colors}])
         axis.set_yticks(range(len(rows)), [row.path for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     _add_legend(figure, colors)

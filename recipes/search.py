@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, models, training_flags
+from recipes import data, dataset_flags, models, training_flags, workdir_flags
 
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
@@ -41,9 +41,6 @@ _CONTROLLER = flags.DEFINE_enum(
     "What chooses the formats; 'reinforce' is the paper's.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/digits", "Folder for the results."
-)
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -214,7 +211,7 @@ def main(argv):
         "learning_rate": training_flags.LEARNING_RATE.value,
         "seed": _SEED.value,
     }
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     try:
         report = run(config, workdir)
     except ValueError as error:
