@@ -137,10 +137,13 @@ def _figures(figures: Sequence[tuple[str, Callable[[], Any]]]) -> str:
 
 
 def _data_url(figure: Any) -> str:
+    import matplotlib
+
     # An image of its own: the names in one SVG do not meet those in another.
     buffer = io.BytesIO()
-    # Without the date, the same run leaves the same page.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Without date and random names, the same run leaves the same page.
+    with matplotlib.rc_context({"svg.hashsalt": "fliqs_keras"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f"data:image/svg+xml;base64,{encoded}"
 

@@ -81,6 +81,11 @@ def test_page_holds_all_it_needs(tmp_path):
     assert '<meta name="viewport"' in page
 
 
+def test_the_same_run_leaves_the_same_page(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert write(tmp_path, records=RECORDS) == write(tmp_path, records=RECORDS)
+
+
 def test_what_is_not_known_is_left_out(tmp_path):
     pytest.importorskip("matplotlib")
     reader = Reader(write(tmp_path))
