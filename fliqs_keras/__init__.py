@@ -39,6 +39,7 @@ from fliqs_keras.calibration import (
 )
 from fliqs_keras.reinforce import Reinforce as Reinforce
 from fliqs_keras.sensitivity import Sensitivity as Sensitivity
+from fliqs_keras.search_logs import read_search_log as read_search_log
 from fliqs_keras.callbacks import FixedFormats as FixedFormats
 from fliqs_keras.callbacks import FormatSearch as FormatSearch
 from fliqs_keras.export.running import run_tflite as run_tflite
@@ -53,3 +54,5 @@ from fliqs_keras.export.onnx.exporter import export_onnx as export_onnx
 from fliqs_keras.export.ai_edge_quantizer_recipe import (
     to_ai_edge_quantizer_recipe as to_ai_edge_quantizer_recipe,
 )
+from fliqs_keras import plots as plots
+from fliqs_keras.html_reports import write_html_report as write_html_report

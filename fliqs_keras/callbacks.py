@@ -1,5 +1,6 @@
 """The search, as a callback of `fit`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,11 @@ class FormatSearch(FormatTraining):
         total_steps: Number of training steps. Defaults to what `fit` says;
             needed when it cannot know, as with a generator of no length.
         seed: Seed of the samples of `"reinforce"`.
+        log_dir: Folder for a log, written while the search runs:
+            `search.jsonl`, which `fliqs_keras.read_search_log` reads, and
+            event files where TensorBoard is installed. Defaults to none.
+        log_every: Number of steps from one line of the log to the next. The
+            last step is always logged.
 
     Attributes:
         assignment: The `FormatAssignment` found, after `fit`.
@@ -98,10 +104,14 @@ class FormatSearch(FormatTraining):
         activation_delay: float = 0.125,
         total_steps: int | None = None,
         seed: int | None = None,
+        log_dir: str | os.PathLike | None = None,
+        log_every: int = 10,
     ):
         budgets = _as_budgets(cost_target, cost)
         first = next(iter(budgets))
-        super().__init__(first, data, activation_delay, total_steps)
+        super().__init__(
+            first, data, activation_delay, total_steps, log_dir, log_every
+        )
         self.budgets = budgets
         if controller is None:
             controller = "reinforce" if data is None else "sensitivity"

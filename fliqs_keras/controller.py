@@ -115,6 +115,15 @@ class Controller:
         """Returns the numbers to show, such as a reward."""
         return {}
 
+    @property
+    def phase(self) -> str:
+        """What the search is doing: `"settled"` once `choice` stays."""
+        return "settled" if self.settled else "search"
+
+    def probabilities(self) -> list[np.ndarray] | None:
+        """Returns the probability of each option, if there is a policy."""
+        return None
+
     def sensitivity(self) -> list[list[tuple[float, float]]] | None:
         """Returns what each option is estimated to add to the loss, if known.
 

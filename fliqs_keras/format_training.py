@@ -1,5 +1,6 @@
 """Training in formats that a controller chooses, as a callback of `fit`."""
 
+import os
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
 from fliqs_keras.loss_probe import LossProbe
+from fliqs_keras.search_logs import SearchLog
 
 # The batch-normalization statistics of the result are those of the last
 # steps, all of which are trained in its formats.
@@ -41,9 +43,11 @@ class FormatTraining(keras.callbacks.Callback):
         activation_delay: Share of the steps before activations are
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says.
+        log_dir: Folder for a log of the steps, or `None` for none.
+        log_every: Number of steps from one line of the log to the next.
 
     Raises:
-        ValueError: If `activation_delay` is out of its range.
+        ValueError: If `activation_delay` or `log_every` is out of its range.
     """
 
     def __init__(
@@ -52,8 +56,15 @@ class FormatTraining(keras.callbacks.Callback):
         data: Any,
         activation_delay: float,
         total_steps: int | None,
+        log_dir: str | os.PathLike | None = None,
+        log_every: int = 10,
     ):
         super().__init__()
+        if log_every < 1:
+            raise ValueError(
+                "Expected `log_every` to be at least 1. Received: "
+                f"log_every={log_every!r}"
+            )
         if not 0 <= activation_delay < 1:
             raise ValueError(
                 "Expected `activation_delay` to be at least 0 and below 1. "
@@ -63,6 +74,9 @@ class FormatTraining(keras.callbacks.Callback):
         self.data = data
         self.activation_delay = activation_delay
         self.total_steps = total_steps
+        self.log_dir = log_dir
+        self.log_every = log_every
+        self._log: SearchLog | None = None
         self.assignment: FormatAssignment | None = None
         self.history: list[dict[str, float]] = []
         self._controller: Controller | None = None
@@ -103,6 +117,8 @@ class FormatTraining(keras.callbacks.Callback):
         # Metrics exist only after the first batch in `fit`.
         self._loss_metric = None
         self._seen = (0.0, 0.0)
+        if self.log_dir is not None:
+            self._log = SearchLog(self.log_dir)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._seen = (0.0, 0.0)
@@ -129,9 +145,14 @@ class FormatTraining(keras.callbacks.Callback):
         self._bring_state_back()
         controller = self._controller
         cost = controller.cost
-        controller.step(-self._batch_loss(), cost)
+        loss = self._batch_loss()
+        # Before the step, which chooses the formats of the next batch.
+        logged = self._state_to_log() if self._is_logged() else None
+        controller.step(-loss, cost)
         record = {"cost": cost, **controller.metrics()}
         self.history.append(record)
+        if logged is not None:
+            self._log.write({**logged, "loss": loss, **record})
         self._step += 1
         self._window_batches += batch - self._first_batch + 1
         if logs is not None:
@@ -157,6 +178,38 @@ class FormatTraining(keras.callbacks.Callback):
         self._set_formats(self._controller.best_choice())
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _is_logged(self) -> bool:
+        is_last = self._step == self._total_steps - 1
+        is_due = self._step % self.log_every == 0 or is_last
+        return self._log is not None and is_due
+
+    def _state_to_log(self) -> dict[str, Any]:
+        """Returns what the controller stands on while a batch trains."""
+        controller = self._controller
+        state = {
+            "step": self._step,
+            "phase": controller.phase,
+            "target": controller.target,
+            "formats": {
+                decision.name: decision.formats[index].name
+                for decision, index in zip(
+                    self._decisions, controller.choice, strict=True
+                )
+            },
+        }
+        if (rows := controller.probabilities()) is not None:
+            state["probabilities"] = {
+                decision.name: {
+                    f.name: float(p)
+                    for f, p in zip(decision.formats, row, strict=True)
+                }
+                for decision, row in zip(self._decisions, rows, strict=True)
+            }
+        return state
 
     def _stand_on(self, choice: np.ndarray) -> None:
         wanted = (*choice, self._activations_off())

@@ -212,6 +212,15 @@ class ReinforceController(Controller):
             return mode
         return self._best(self.policy.log_probabilities())
 
+    @property
+    def phase(self) -> str:
+        """`"delay"` while the policy waits, then `"search"`."""
+        is_waiting = self._steps < self._delay_steps
+        return "delay" if is_waiting and not self.settled else super().phase
+
+    def probabilities(self) -> list[np.ndarray]:
+        return self.policy.probabilities()
+
     def metrics(self) -> dict[str, float]:
         return {
             "entropy": self.entropy,

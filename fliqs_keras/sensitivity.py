@@ -168,6 +168,11 @@ class SensitivityController(Controller):
         """
         return self.choice if self.settled else self._best(self.costs)
 
+    @property
+    def phase(self) -> str:
+        """`"widest"` until the formats are measured, then `"settled"`."""
+        return "settled" if self.settled else "widest"
+
     def sensitivity(self) -> list[list[Estimate]] | None:
         if self._estimates is None:
             return None

@@ -3,7 +3,8 @@
     python -m recipes.search --workdir=runs/digits
 
 The work folder then holds config.json, assignment.json, report.json,
-model.keras and model.tflite.
+report.html, model.keras and model.tflite; while the search runs, its log is
+in search.jsonl, and in event files where TensorBoard is installed.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, models, training_flags
+from recipes import data, dataset_flags, models, training_flags, workdir_flags
 
 _MODEL = flags.DEFINE_enum(
     "model", "depthwise_net", models.MODELS, "Network to search."
@@ -40,9 +41,6 @@ _CONTROLLER = flags.DEFINE_enum(
     "What chooses the formats; 'reinforce' is the paper's.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/digits", "Folder for the results."
-)
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -72,6 +70,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         data=(dataset.x_train[:1024], dataset.y_train[:1024]),
         controller=config["controller"],
         seed=config["seed"],
+        log_dir=workdir,
     )
     _fit(quantized, dataset, config, [search])
     _fit(float_model, dataset, {**config, "verbose": 0}, [])
@@ -109,6 +108,21 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         ],
     }
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    fliqs_keras.write_html_report(
+        workdir / "report.html",
+        fliqs_keras.summary(quantized),
+        title=f"{config['model']} on {config['dataset']}",
+        facts={
+            "accuracy, float": report["accuracy_float"],
+            "accuracy, searched": report["accuracy_keras"],
+            "accuracy, file": report["accuracy_tflite"],
+            f"cost ({search.cost.unit})": cost,
+            "target": search.target,
+            "bytes of the file": f"{exported.file_bytes:,}",
+        },
+        records=fliqs_keras.read_search_log(workdir),
+        sensitivity=search.sensitivity,
+    )
     return report
 
 
@@ -197,7 +211,7 @@ def main(argv):
         "learning_rate": training_flags.LEARNING_RATE.value,
         "seed": _SEED.value,
     }
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     try:
         report = run(config, workdir)
     except ValueError as error:

@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
     "export_onnx",
     "export_tflite",
     "parse_format",
+    "read_search_log",
     "recalibrate_batch_norm",
     "register_quantize_config",
     "round_to_format",
@@ -49,6 +50,7 @@ PUBLIC_NAMES = {
     "to_ai_edge_quantizer_recipe",
     "verify_export",
     "weighted",
+    "write_html_report",
 }
 
 

@@ -1,5 +1,6 @@
 """The search recipe at tiny size."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,9 +12,12 @@ import fliqs_keras
 from recipes import (
     clipping_study,
     data,
+    evaluate,
     export_study,
     export_table,
+    figures,
     models,
+    screenshots,
     search,
 )
 
@@ -54,6 +58,10 @@ def test_run_writes_its_results(workdir):
     )
     assert fliqs_keras.FormatAssignment.from_model(model) == assignment
     assert (workdir / "model.tflite").stat().st_size == report["file_bytes"]
+    page = (workdir / "report.html").read_text()
+    assert f"{report['accuracy_tflite']:.4g}" in page
+    last = fliqs_keras.read_search_log(workdir)[-1]
+    assert last["cost"] == pytest.approx(report["cost"])
 
 
 def test_folder_of_another_configuration_is_refused(workdir):
@@ -61,6 +69,39 @@ def test_folder_of_another_configuration_is_refused(workdir):
     with pytest.raises(ValueError, match="Choose another --workdir"):
         search.run({**CONFIG, "seed": 1}, workdir)
     assert (workdir / "report.json").read_text() == before
+
+
+def test_evaluate_finds_what_the_search_reported(workdir):
+    report = json.loads((workdir / "report.json").read_text())
+    found = evaluate.run(workdir, data.load("digits"))
+    assert found == {name: report[name] for name in found}
+
+
+def test_evaluate_names_what_does_not_fit(workdir, tmp_path):
+    digits = data.load("digits")
+    with pytest.raises(ValueError, match="Expected model.keras in"):
+        evaluate.run(tmp_path, digits)
+    wide = dataclasses.replace(digits, x_test=digits.x_test[:, :, :4])
+    with pytest.raises(ValueError, match="Choose the --dataset"):
+        evaluate.run(workdir, wide)
+
+
+def test_figures(workdir, tmp_path):
+    pytest.importorskip("matplotlib")
+    paths = figures.run(workdir, "svg")
+    names = {"formats", "search", "switching_error", "best_thresholds"}
+    assert {path.stem for path in paths} == names
+    assert all("<svg" in path.read_text() for path in paths)
+    with pytest.raises(ValueError, match="Expected model.keras in"):
+        figures.run(tmp_path, "svg")
+
+
+def test_screenshots_need_a_report_and_a_browser(workdir, tmp_path):
+    with pytest.raises(ValueError, match="recipes.search --workdir"):
+        screenshots.run(tmp_path, tmp_path, "chromium")
+    with pytest.raises(ValueError, match="--browser=no-such-browser"):
+        screenshots.run(workdir, tmp_path, "no-such-browser")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", models.MODELS)
