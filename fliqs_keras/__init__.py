@@ -47,3 +47,5 @@ from fliqs_keras.export.onnx.exporter import export_onnx as export_onnx
 from fliqs_keras.export.ai_edge_quantizer_recipe import (
     to_ai_edge_quantizer_recipe as to_ai_edge_quantizer_recipe,
 )
+from fliqs_keras.op_files import export_ops as export_ops
+from fliqs_keras.latency_costs import LatencyTable as LatencyTable
