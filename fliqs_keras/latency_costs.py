@@ -7,7 +7,7 @@ import pathlib
 import keras
 
 from fliqs_keras.costs import Cost, CostTerm, layer_terms
-from fliqs_keras.op_files import Op, reads_by_layer
+from fliqs_keras.op_files import ModelOps, Op
 
 __all__ = ["LatencyTable"]
 
@@ -55,13 +55,11 @@ class LatencyTable(Cost):
         self.milliseconds = times
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
-        reads = reads_by_layer(model)
+        ops = ModelOps(model)
 
         def price(layer, weight, input_format):
-            return sum(
-                self._time(Op(layer, read, weight, input_format))
-                for read in reads.get(id(layer), [])
-            )
+            found = ops.of(layer, weight, input_format)
+            return sum(self._time(op) for op in found)
 
         return layer_terms(model, price)
 

@@ -1,9 +1,11 @@
 """The ops of a model: each shape and pair of formats, as a small file."""
 
+import collections
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -28,6 +30,8 @@ __all__ = ["export_ops"]
 _NO_MATTER = ("name", "trainable", "dtype")
 _NO_MATTER_ENDS = ("_initializer", "_regularizer", "_constraint")
 _EXAMPLES = 8
+# What an op takes in, in this order, if nothing else reads between.
+_FOLDED = (keras.layers.BatchNormalization, keras.layers.ReLU)
 
 
 class Read(NamedTuple):
@@ -42,12 +46,15 @@ class Op(NamedTuple):
 
     Attributes:
         layer: The layer.
+        followers: The batch normalization and the ReLU behind it, if any,
+            which a file holds in one op with it.
         read: What it reads.
         weight: Format of its weights.
         input: Format of its input; FP32 where it is not quantized.
     """
 
     layer: QuantizedLayer
+    followers: tuple[keras.layers.Layer, ...]
     read: Read
     weight: Format
     input: Format
@@ -60,19 +67,71 @@ class Op(NamedTuple):
             for key, value in _float_config(self.layer).items()
             if key not in _NO_MATTER and not key.endswith(_NO_MATTER_ENDS)
         }
-        text = json.dumps([settings, self.read.dtype], sort_keys=True)
+        followers = [type(layer).__name__ for layer in self.followers]
+        text = json.dumps(
+            [settings, followers, self.read.dtype], sort_keys=True
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         shape = "x".join(map(str, self.read.shape))
         kind = type(self.layer).float_class.__name__
         return f"{kind}-{shape}-{digest}-{self.weight}-{self.input}"
 
 
-def reads_by_layer(model: keras.Model) -> dict[int, list[Read]]:
-    """Returns what each quantized layer reads in each call, by its `id`."""
-    recorder = _ReadRecorder()
-    with use_hook(recorder):
-        _keras.call_on_zeros(model)
-    return recorder.reads
+class ModelOps:
+    """The ops of a model.
+
+    Args:
+        model: A model from `fliqs_keras.apply`.
+    """
+
+    def __init__(self, model: keras.Model):
+        recorder = _ReadRecorder()
+        with use_hook(recorder):
+            _keras.call_on_zeros(model)
+        self._reads = recorder.reads
+        self._followers = _find_followers(model)
+
+    def of(
+        self, layer: QuantizedLayer, weight: Format, input_format: Format
+    ) -> list[Op]:
+        """Returns an op for each use of a layer, in given formats."""
+        followers = self._followers.get(id(layer), ())
+        return [
+            Op(layer, followers, read, weight, input_format)
+            for read in self._reads.get(id(layer), [])
+        ]
+
+
+def _find_followers(
+    model: keras.Model,
+) -> dict[int, tuple[keras.layers.Layer, ...]]:
+    graph = _keras.graph_calls(model)
+    if graph is None:
+        return {}
+    calls, returned = graph
+    readers = collections.defaultdict(list)
+    for call in calls:
+        for tensor in call.inputs:
+            readers[tensor].append(call)
+    return {
+        id(call.operation): tuple(_followers(call, readers, returned))
+        for call in calls
+        if isinstance(call.operation, QuantizedLayer)
+    }
+
+
+def _followers(
+    call: _keras.GraphCall,
+    readers: Mapping[int, list[_keras.GraphCall]],
+    returned: set[int],
+) -> Iterator[keras.layers.Layer]:
+    for kind in _FOLDED:
+        output = call.outputs[0]
+        if output in returned or len(readers[output]) != 1:
+            return
+        if isinstance(readers[output][0].operation, kind):
+            (call,) = readers[output]
+            yield call.operation
 
 
 def export_ops(
@@ -84,9 +143,9 @@ def export_ops(
 
     A file holds a single layer on an input of the shape that the layer has in
     the model, for one example, with its weights and its input in one of the
-    formats that they may take. Time them, with `recipes.measure_latency` or
-    on a phone, for a `fliqs_keras.LatencyTable`. Batch normalization and
-    activation functions that stand in layers of their own are not part of it.
+    formats that they may take; behind it the batch normalization and the ReLU
+    that follow it in the model, which runtimes fold into it. Time them, with
+    `recipes.measure_latency` or on a phone, for a `fliqs_keras.LatencyTable`.
 
     Args:
         model: A model from `fliqs_keras.apply`.
@@ -106,13 +165,12 @@ def export_ops(
     >>> model = fliqs_keras.apply(model, ["INT4", "INT8"])
     >>> paths = fliqs_keras.export_ops(model, "ops")
     """
-    reads = reads_by_layer(model)
+    model_ops = ModelOps(model)
     ops = {}
 
     def visit(layer, weight, input_format):
-        for read in reads.get(id(layer), []):
-            op = Op(layer, read, weight, input_format)
-            ops[op.name] = op
+        found = model_ops.of(layer, weight, input_format)
+        ops.update({op.name: op for op in found})
         return 0.0
 
     layer_terms(model, visit)
@@ -154,7 +212,10 @@ def _float_config(layer: QuantizedLayer) -> dict[str, Any]:
 def _export_op(op: Op, path: pathlib.Path, weight_storage: str) -> None:
     layer = type(op.layer).float_class.from_config(_float_config(op.layer))
     inputs = keras.Input(op.read.shape, dtype=op.read.dtype)
-    model = keras.Model(inputs, layer(inputs))
+    outputs = layer(inputs)
+    for follower in op.followers:
+        outputs = type(follower).from_config(follower.get_config())(outputs)
+    model = keras.Model(inputs, outputs)
     config = op.layer.quantize_config
     if op.input.name == "FP32":
         config = type(config).from_config(
