@@ -1,7 +1,8 @@
 """What an assignment costs: a sum of terms over decisions."""
 
 import abc
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import keras
@@ -193,18 +194,35 @@ def mac_terms(
         ValueError: If the weights of a layer belong to several decisions.
     """
     macs = macs_by_layer(model)
+    return layer_terms(
+        model, lambda layer, w, a: macs.get(id(layer), 0) * price(w, a)
+    )
+
+
+def layer_terms(
+    model: keras.Model,
+    price: Callable[[QuantizedLayer, Format, Format], float],
+) -> list[CostTerm]:
+    """Returns a term for each layer that multiplies with quantized weights.
+
+    Args:
+        model: A model from `fliqs_keras.apply`.
+        price: What a layer costs, by the format of its weights and that of
+            its input, which is FP32 where it is not quantized.
+
+    Raises:
+        ValueError: If the weights of a layer belong to several decisions.
+    """
     return [
-        _mac_term(layer, macs.get(id(layer), 0), price)
+        _layer_term(layer, functools.partial(price, layer))
         for layer in quantized_layers(model)
         # One that only quantizes activations multiplies nothing.
         if layer.weight_quantizers
     ]
 
 
-def _mac_term(
-    layer: QuantizedLayer,
-    macs: int,
-    price: Callable[[Format, Format], float],
+def _layer_term(
+    layer: QuantizedLayer, price: Callable[[Format, Format], float]
 ) -> CostTerm:
     names = {quantizer.decision for quantizer in layer.weight_quantizers}
     if len(names) > 1:
@@ -217,16 +235,16 @@ def _mac_term(
     formats = layer.weight_quantizers[0].formats
     reads = layer.input_quantizer
     if reads is not None and reads.decision == weight:
-        values = np.array([price(f, f) for f in formats])
-    elif reads is not None and len(reads.formats) > 1:
-        values = np.array(
-            [[price(w, a) for a in reads.formats] for w in formats]
-        )
-        return CostTerm((weight, reads.decision), macs * values)
-    else:
-        read = _only_input_format(layer)
-        values = np.array([price(f, read) for f in formats])
-    return CostTerm((weight,), macs * values)
+        return CostTerm((weight,), _values(price(f, f) for f in formats))
+    if reads is not None and len(reads.formats) > 1:
+        values = [[price(w, a) for a in reads.formats] for w in formats]
+        return CostTerm((weight, reads.decision), _values(values))
+    read = _only_input_format(layer)
+    return CostTerm((weight,), _values(price(f, read) for f in formats))
+
+
+def _values(values: Iterable[float | list[float]]) -> np.ndarray:
+    return np.array(list(values), dtype="float64")
 
 
 def _only_input_format(layer: QuantizedLayer) -> Format:

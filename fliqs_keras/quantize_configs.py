@@ -22,8 +22,6 @@ ACTIVATIONS = "*:activations"
 # What the name of a decision about the inputs of layers ends in.
 INPUT = ":input"
 
-_FLOAT_BITS = 32
-
 Axes = Sequence[int]
 Shape = tuple[int | None, ...]
 
@@ -173,17 +171,6 @@ class SwitchableQuantizeConfig(QuantizeConfig):
                 "`get_config` with that of its base"
             )
         return type(self).from_config({**config, **changed})
-
-    def input_bits(self, format: Format) -> int:
-        """Returns the bits of what the layer's weights are multiplied with.
-
-        Args:
-            format: What the decision of the input stands on: that of the
-                weights, unless it has its own.
-        """
-        if self.activation_format is not None:
-            return self.activation_format.bits
-        return format.bits if self.quantize_input else _FLOAT_BITS
 
     def get_weights_and_quantizers(
         self, layer: keras.layers.Layer

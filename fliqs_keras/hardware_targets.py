@@ -1,0 +1,158 @@
+"""What a piece of hardware or a runtime can run, as data."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import keras
+
+from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.model_layers import walk_layers
+from fliqs_keras.quantize_registry import find_quantize_config
+from fliqs_keras.search_space import SearchSpace
+
+__all__ = ["Target", "space_for_target"]
+
+_FOLDER = pathlib.Path(__file__).parent / "targets"
+_ANY = "*"
+
+
+class Rule(NamedTuple):
+    """What layers of some classes can run.
+
+    Attributes:
+        layers: Names of the layer classes; `"*"` stands for all.
+        formats: For each format, taken by weights and input together, how the
+            target stores its weights: a tensor type of the file, or the
+            format itself.
+    """
+
+    layers: tuple[str, ...]
+    formats: dict[Format, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a piece of hardware or a runtime can run.
+
+    `Target.named` reads those of the package: `"litert-cpu"`,
+    `"tfmicro-int8"`, `"bf16-fp8-accelerator"` and `"integer-any"`.
+
+    Args:
+        name: Name of the target.
+        version: Version of the description.
+        description: What it is and how well that is known.
+        rules: What each kind of layer can run. The first rule that names the
+            class of a layer counts; a layer that none names stays in float.
+
+    Example:
+
+    >>> target = Target.named("litert-cpu")
+    >>> target.stored_as("Embedding", "INT4")
+    'INT4'
+    """
+
+    name: str
+    version: int
+    description: str
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def named(cls, name: str) -> "Target":
+        """Returns a target of the package.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        names = sorted(path.stem for path in _FOLDER.glob("*.json"))
+        if name not in names:
+            raise ValueError(
+                f"Expected the name of a target: {names}. Received: {name!r}. "
+                "Read a description of your own with `Target.from_json`"
+            )
+        return cls.from_json(_FOLDER / f"{name}.json")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> "Target":
+        """Reads a target from a JSON file, made as those of the package are.
+
+        Raises:
+            ValueError: If the file holds anything else.
+        """
+        try:
+            content = json.loads(pathlib.Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"Expected a JSON object in {str(path)!r}. Received: {error}"
+            ) from error
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(content, dict) or set(content) != fields:
+            raise ValueError(
+                f"Expected a JSON object of {sorted(fields)} in {str(path)!r}. "
+                f"Received: {content!r}"
+            )
+        rules = tuple(_parse_rule(rule) for rule in content.pop("rules"))
+        return cls(**content, rules=rules)
+
+    def formats_of(self, layer_class: str) -> tuple[Format, ...]:
+        """Returns the formats that layers of a class can take; none if none."""
+        return tuple(self._stored(layer_class))
+
+    def stored_as(self, layer_class: str, format: str | Format) -> str | None:
+        """Returns how the weights of a layer are stored; `None` if never."""
+        return self._stored(layer_class).get(parse_format(format))
+
+    def _stored(self, layer_class: str) -> dict[Format, str]:
+        for rule in self.rules:
+            if layer_class in rule.layers or _ANY in rule.layers:
+                return rule.formats
+        return {}
+
+
+def space_for_target(target: str | Target, model: keras.Model) -> SearchSpace:
+    """Returns the search space of what a target can run of a model.
+
+    Args:
+        target: A `Target`, or the name of one of the package.
+        model: A built float model.
+
+    Returns:
+        A space whose every sample runs as the target says. Layers that it
+        cannot run quantized are left out.
+
+    Raises:
+        ValueError: If the target is unknown or can run no layer quantized.
+
+    Example:
+
+    >>> space = fliqs_keras.space_for_target("litert-cpu", model)
+    >>> model = fliqs_keras.apply(model, space)
+    """
+    if isinstance(target, str):
+        target = Target.named(target)
+    formats = {}
+    for place in walk_layers(model):
+        if find_quantize_config(place.layer, {}, place.path) is not None:
+            found = target.formats_of(type(place.layer).__name__)
+            if found:
+                formats[place.path] = found
+    if not formats:
+        raise ValueError(
+            f"Expected a model with a layer that target {target.name!r} runs "
+            f"quantized. Received: model {model.name!r} with layers "
+            f"{[type(layer).__name__ for layer in model.layers]}"
+        )
+    return SearchSpace(formats)
+
+
+def _parse_rule(rule: Any) -> Rule:
+    is_rule = isinstance(rule, dict) and set(rule) == set(Rule._fields)
+    if not is_rule or not rule["formats"]:
+        raise ValueError(
+            f"Expected a rule of {sorted(Rule._fields)}, with at least one "
+            f"format. Received: {rule!r}"
+        )
+    formats = {parse_format(k): str(v) for k, v in rule["formats"].items()}
+    return Rule(tuple(rule["layers"]), formats)
