@@ -29,6 +29,7 @@ from fliqs_keras.costs import CostTerm as CostTerm
 from fliqs_keras.costs import weighted as weighted
 from fliqs_keras.energy_costs import MacEnergy as MacEnergy
 from fliqs_keras.byte_costs import WeightBytes as WeightBytes
+from fliqs_keras.activation_costs import ActivationBytes as ActivationBytes
 from fliqs_keras.reports import ModelSummary as ModelSummary
 from fliqs_keras.reports import summary as summary
 from fliqs_keras.budgets import BudgetTable as BudgetTable

@@ -114,11 +114,13 @@ class GraphCall(NamedTuple):
         operation: The layer, or an operation that is none.
         inputs: Numbers of the tensors that it reads.
         outputs: Numbers of the tensors that it makes.
+        shapes: Their shapes.
     """
 
     operation: keras.Operation
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    shapes: tuple[tuple[int | None, ...], ...]
 
 
 def graph_calls(
@@ -173,7 +175,12 @@ class _GraphReader:
         else:
             outputs = [next(self.numbers) for _ in node.outputs]
             self.calls.append(
-                GraphCall(node.operation, tuple(inputs), tuple(outputs))
+                GraphCall(
+                    node.operation,
+                    tuple(inputs),
+                    tuple(outputs),
+                    tuple(x.shape for x in node.outputs),
+                )
             )
         self._set(node.outputs, outputs)
 

@@ -39,6 +39,7 @@ _STORAGE = flags.DEFINE_enum(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 100, "Runs of each file.", 1)
 _CHECK = flags.DEFINE_integer("check", 0, "Assignments to check with.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of these assignments.", 0)
 _WORKDIR = flags.DEFINE_string("workdir", "latency", "Folder of the files.")
 _TABLE = flags.DEFINE_string("table", "latency.json", "The table to write.")
 
@@ -122,6 +123,7 @@ def check(
     count: int,
     rounds: int,
     weight_storage: str,
+    seed: int = 0,
 ) -> list[tuple[float, float]]:
     """Returns predicted and measured milliseconds of random assignments.
 
@@ -133,10 +135,11 @@ def check(
         count: Number of assignments.
         rounds: How often each file runs.
         weight_storage: As for `fliqs_keras.export_tflite`.
+        seed: Seed of the assignments.
     """
     cost = fliqs_keras.LatencyTable(table)
     decisions = fliqs_keras.FormatAssignment.from_model(model)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     signature = keras.InputSpec("float32", shape=(1, *model.input_shape[1:]))
     predicted, paths = {}, {}
     for number in range(count):
@@ -172,6 +175,7 @@ def main(argv):
         _CHECK.value,
         _ROUNDS.value,
         _STORAGE.value,
+        _SEED.value,
     )
     print("| predicted, ms | measured, ms |\n|---|---|")
     for predicted, measured in sorted(pairs):

@@ -8,6 +8,7 @@ import pytest
 import fliqs_keras
 
 PUBLIC_NAMES = {
+    "ActivationBytes",
     "ActivationQuantizer",
     "BitOps",
     "BudgetTable",
