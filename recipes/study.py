@@ -14,7 +14,6 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,7 +23,7 @@ from absl import app, flags
 import fliqs_keras
 from recipes import data, dataset_flags, models, study_table, training_flags
 from recipes.rival_assignments import draw_assignment, widen_by_hand
-from recipes.study_spaces import BUDGETS, SPACES
+from recipes.study_runs import SPACES, Run, list_runs
 
 NETWORKS = ("narrow_resnet", "separable_net", "vision_transformer")
 METHODS = (
@@ -91,59 +90,6 @@ class Settings:
     epochs: int = 1
     batch_size: int = 64
     learning_rate: float = 3e-3
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training, or the few trainings of one method.
-
-    Attributes:
-        network: Name of the network.
-        space: Name of the search space.
-        method: One of `METHODS` or `ABLATIONS`.
-        seed: Seed of the weights, of the order of the data and of samples.
-        budget: Format and factor of the target; for `"uniform"` the format
-            and one.
-        start: `"scratch"`, or `"float"` for the weights of a network that
-            was trained in float before.
-    """
-
-    network: str
-    space: str
-    method: str
-    seed: int
-    budget: tuple[str, float]
-    start: str = "scratch"
-
-
-def list_runs(
-    networks: Sequence[str],
-    spaces: Sequence[str],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    uniform_formats: Sequence[str] = (*SPACES["wide"], *SPACES["fliqs_l"]),
-    start: str = "scratch",
-) -> Iterator[Run]:
-    """Yields the runs of a study, those that share a model side by side.
-
-    The uniform formats of the narrow space are among those of the wide one
-    and are not run twice.
-    """
-    for network in networks:
-        for space in spaces:
-            for seed in seeds:
-                for method in methods:
-                    budgets = BUDGETS[space]
-                    if method == "uniform":
-                        if space == "fliqs_s":
-                            continue
-                        budgets = [
-                            (name, 1.0)
-                            for name in SPACES[space]
-                            if name in uniform_formats
-                        ]
-                    for budget in budgets:
-                        yield Run(network, space, method, seed, budget, start)
 
 
 class Study:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from recipes.study_spaces import SPACES
+from recipes.study_runs import SPACES
 
 OURS = "sensitivity"
 OTHERS = (

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import fliqs_keras
-from recipes import data, models, rival_assignments, study, study_table
+from recipes import (
+    data,
+    models,
+    rival_assignments,
+    study,
+    study_runs,
+    study_table,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +41,7 @@ def path(dataset, tmp_path_factory):
 SETTINGS = study.Settings("digits", epochs=2, batch_size=32)
 RUNS = [
     run
-    for run in study.list_runs(
+    for run in study_runs.list_runs(
         ["conv_net"], ["fliqs_s", "wide"], study.METHODS, [0], ["INT2", "INT4"]
     )
     if run.budget in [("INT4", 1.2), ("INT2", 1.0), ("INT4", 1.0)]
@@ -43,7 +50,9 @@ RUNS = [
 
 def test_runs_are_every_way_in_every_cell():
     runs = list(
-        study.list_runs(study.NETWORKS, study.SPACES, study.METHODS, range(5))
+        study_runs.list_runs(
+            study.NETWORKS, study_runs.SPACES, study.METHODS, range(5)
+        )
     )
     assert len(set(runs)) == len(runs)
     uniform = [run for run in runs if run.method == "uniform"]
@@ -86,7 +95,7 @@ def test_same_run_same_result(path, dataset, tmp_path):
 def test_a_search_starts_from_a_float_network(path, dataset, tmp_path):
     wanted = ("fliqs_s", "sensitivity", ("INT4", 1.2))
     tiny = study.Study(dataset, SETTINGS, tmp_path / "float.jsonl")
-    run = study.Run("conv_net", *wanted[:2], 0, wanted[2], "float")
+    run = study_runs.Run("conv_net", *wanted[:2], 0, wanted[2], "float")
     result = tiny.do(run)
     assert result["start"] == "float"
     assert tiny.do(run) is None
@@ -114,12 +123,15 @@ def test_formats_from_scratch_need_a_search(dataset, tmp_path):
 
 def test_by_hand_widens_first_last_and_pointwise():
     model = fliqs_keras.apply(
-        models.build("separable_net", (28, 28, 1), 10), study.SPACES["fliqs_s"]
+        models.build("separable_net", (28, 28, 1), 10),
+        study_runs.SPACES["fliqs_s"],
     )
-    run = study.Run("separable_net", "fliqs_s", "by_hand", 0, ("INT4", 1.8))
+    run = study_runs.Run(
+        "separable_net", "fliqs_s", "by_hand", 0, ("INT4", 1.8)
+    )
     assignment = rival_assignments.widen_by_hand(
         model,
-        study.SPACES[run.space],
+        study_runs.SPACES[run.space],
         run.budget[0],
         study.target_of(model, run),
     )
@@ -216,17 +228,17 @@ def test_loss_beyond_noise_is_counted():
 
 def test_random_assignments_use_their_budget():
     model = fliqs_keras.apply(
-        models.build("conv_net", (8, 8, 1), 10), study.SPACES["wide"]
+        models.build("conv_net", (8, 8, 1), 10), study_runs.SPACES["wide"]
     )
     cost = fliqs_keras.BitOps()
     drawn = set()
-    for budget in study.BUDGETS["wide"]:
-        run = study.Run("conv_net", "wide", "random", 0, budget)
+    for budget in study_runs.BUDGETS["wide"]:
+        run = study_runs.Run("conv_net", "wide", "random", 0, budget)
         generator = np.random.default_rng(0)
         for _ in range(5):
             assignment = rival_assignments.draw_assignment(
                 model,
-                study.SPACES[run.space],
+                study_runs.SPACES[run.space],
                 study.target_of(model, run),
                 generator,
             )
