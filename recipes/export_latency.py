@@ -18,10 +18,9 @@ from absl import app, flags
 from ai_edge_litert.interpreter import Interpreter
 
 import fliqs_keras
+from recipes import latency_flags
 
-_SIZE = flags.DEFINE_integer("size", 224, "Height and width of the images.")
 _ALPHA = flags.DEFINE_float("alpha", 1.0, "Width of the network.")
-_ROUNDS = flags.DEFINE_integer("rounds", 60, "Runs of each file.", 1)
 
 
 def export_files(
@@ -117,8 +116,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     with tempfile.TemporaryDirectory() as folder:
-        paths = export_files(pathlib.Path(folder), _SIZE.value, _ALPHA.value)
-        seconds = measure(paths, _ROUNDS.value)
+        paths = export_files(
+            pathlib.Path(folder), latency_flags.SIZE.value, _ALPHA.value
+        )
+        seconds = measure(paths, latency_flags.ROUNDS.value)
         print("| file | time, float = 1 | bytes |\n|---|---|---|")
         for name, path in paths.items():
             ratio = seconds[name] / seconds["float"]

@@ -1,13 +1,13 @@
 """Measures the ops of a network for a `LatencyTable`, on one thread.
 
-    python -m recipes.measure_latency --model=separable_net --check=20
+    python -m recipes.measure_latency --network=separable_net --check=20
 
 Writes one small file for each op shape and format, times them in turns, and
 writes the table as JSON. Times that the table holds already are kept, so that
 a table can serve several networks. With `--check`, random assignments of the
 whole network are exported and timed, too, beside what the table predicts.
 
-On a phone, time the files of `--workdir` with LiteRT's `benchmark_model` and
+On a phone, time the files of `--folder` with LiteRT's `benchmark_model` and
 write the same JSON.
 """
 
@@ -25,22 +25,19 @@ from ai_edge_litert.interpreter import Interpreter
 from scipy import stats
 
 import fliqs_keras
-from recipes import models
+from recipes import latency_flags, models, network_flags
 
-_MODEL = flags.DEFINE_enum(
-    "model", "separable_net", sorted(models.MODELS), "The network."
-)
-_SIZE = flags.DEFINE_integer("size", 64, "Height and width of the images.", 8)
 _FORMATS = flags.DEFINE_list(
-    "formats", ["INT4", "INT8", "E4M3", "FP16"], "Formats to choose from."
+    "op_formats", ["INT4", "INT8", "E4M3", "FP16"], "Formats to choose from."
 )
 _STORAGE = flags.DEFINE_enum(
     "weight_storage", "compact", ["compact", "fast"], "As for export_tflite."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 100, "Runs of each file.", 1)
 _CHECK = flags.DEFINE_integer("check", 0, "Assignments to check with.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of these assignments.", 0)
-_WORKDIR = flags.DEFINE_string("workdir", "latency", "Folder of the files.")
+_SEED = flags.DEFINE_integer(
+    "assignment_seed", 0, "Seed of these assignments.", 0
+)
+_FOLDER = flags.DEFINE_string("folder", "latency", "Folder of the files.")
 _TABLE = flags.DEFINE_string("table", "latency.json", "The table to write.")
 
 
@@ -162,9 +159,13 @@ def check(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    folder, table = pathlib.Path(_WORKDIR.value), pathlib.Path(_TABLE.value)
-    model = build(_MODEL.value, _SIZE.value, _FORMATS.value)
-    measure_ops(model, folder, table, _ROUNDS.value, _STORAGE.value)
+    folder, table = pathlib.Path(_FOLDER.value), pathlib.Path(_TABLE.value)
+    model = build(
+        network_flags.NETWORK.value, latency_flags.SIZE.value, _FORMATS.value
+    )
+    measure_ops(
+        model, folder, table, latency_flags.ROUNDS.value, _STORAGE.value
+    )
     if not _CHECK.value:
         return
     pairs = check(
@@ -173,7 +174,7 @@ def main(argv):
         folder,
         table,
         _CHECK.value,
-        _ROUNDS.value,
+        latency_flags.ROUNDS.value,
         _STORAGE.value,
         _SEED.value,
     )

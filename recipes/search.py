@@ -74,6 +74,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     )
     _fit(quantized, dataset, config, [search])
     _fit(float_model, dataset, {**config, "verbose": 0}, [])
+    # As the search does: moving averages lag where there are few steps.
+    fliqs_keras.recalibrate_batch_norm(float_model, dataset.x_train[:1024])
 
     assignment = search.assignment
     assignment.to_json(workdir / "assignment.json")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks import networks, step_time
+from benchmarks import networks, step_timing
 
 CONFIG = {
     "network": "chain",
@@ -18,20 +18,20 @@ CONFIG = {
 
 
 def test_steps_are_timed():
-    rows = step_time.measure_time(CONFIG)
+    rows = step_timing.measure_time(CONFIG)
     assert [row["way"] for row in rows] == CONFIG["ways"]
     assert rows[0]["ratio"] == 1
     for row in rows:
         # What compiles takes longer than what is compiled.
         steps = CONFIG["steps"] * row["step_seconds"]
         assert 0 < steps < row["first_round_seconds"]
-    assert "| float | 1 |" in step_time.render(rows)
+    assert "| float | 1 |" in step_timing.render(rows)
 
 
 @pytest.mark.tensorflow
 def test_memory_is_measured_in_processes():
     config = {**CONFIG, "ways": ["float"]}
-    (row,) = step_time.measure_memory(config)
+    (row,) = step_timing.measure_memory(config)
     # More than an empty process, less than this machine has.
     assert 100 < row["peak_megabytes"] < 1e5
 
@@ -48,7 +48,7 @@ def test_networks_are_of_the_depth_they_say(name, convolutions):
 
 
 def test_sixteen_formats_are_sixteen():
-    assert len(set(step_time.SIXTEEN)) == 16
+    assert len(set(step_timing.SIXTEEN)) == 16
 
 
 if __name__ == "__main__":

@@ -59,9 +59,7 @@ def quantized(model, space):
         ("INT8", "UINT8", 18, 1e-6),
         ("INT12", "INT16", 21, 1e-3),
         ("E2M1", "UINT8", 18, 1e-6),
-        ("E3M2", "FLOAT8E4M3FN", 19, 1e-6),
         ("E4M3", "FLOAT8E4M3FN", 19, 1e-6),
-        ("E5M2", "FLOAT8E5M2", 19, 1e-6),
         ("BF16", "BFLOAT16", 18, 5e-3),
     ],
 )

@@ -1,7 +1,9 @@
 """The search recipe at tiny size."""
 
 import dataclasses
+import importlib
 import json
+import pkgutil
 import sys
 
 import keras
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import fliqs_keras
+import recipes
 from recipes import (
     clipping_study,
     data,
@@ -139,8 +142,23 @@ def test_export_table():
     assert "| Conv2D 1x1 | **INT8** " in export_table.render(cells)
 
 
+def test_no_flag_is_defined_twice():
+    for module in pkgutil.iter_modules(recipes.__path__, "recipes."):
+        importlib.import_module(module.name)
+
+
+FIELDS = ("x_train", "y_train", "x_test", "y_test")
+
+
 def test_export_study(monkeypatch):
     monkeypatch.setattr(export_study, "ASSIGNMENTS", {"INT8": ["INT8"]})
+    digits = data.load("digits")
+    few = {name: getattr(digits, name)[:128] for name in FIELDS}
+    monkeypatch.setattr(
+        export_study.data,
+        "load",
+        lambda *_: dataclasses.replace(digits, **few),
+    )
     config = {
         "dataset": "digits",
         "idx_folder": None,

@@ -1,0 +1,175 @@
+"""Ways to train, timed in turns, and their peak memory."""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import fliqs_keras
+from benchmarks import networks
+
+TWO = ("INT4", "INT8")
+SIXTEEN = (
+    *(f"INT{bits}" for bits in range(2, 10)),
+    *("E2M1", "E2M2", "E2M3", "E3M2", "E3M3", "E4M3", "E5M2", "BF16"),
+)
+# The formats of each way to train; none for the float network.
+WAYS = {
+    "float": (),
+    "fixed INT8": ("INT8",),
+    "fixed E4M3": ("E4M3",),
+    "search of 2 formats": TWO,
+    "search of 16 formats": SIXTEEN,
+}
+
+
+class Trainer:
+    """Trains one network in one way, a round at a time.
+
+    Args:
+        way: One of `WAYS`.
+        config: The settings, by the names of the flags.
+    """
+
+    def __init__(self, way: str, config: dict[str, Any]):
+        keras.utils.set_random_seed(0)
+        model = networks.build(config["network"], config["depth"])
+        if formats := WAYS[way]:
+            model = fliqs_keras.apply(model, formats)
+        model.compile(
+            keras.optimizers.SGD(1e-3, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=config["jit_compile"],
+        )
+        count = config["steps"] * config["batch"]
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(count, *model.input_shape[1:]))
+        self._x = x.astype("float32")
+        self._y = rng.integers(0, 10, count)
+        self._model = model
+        self._batch = config["batch"]
+        self._is_search = len(formats) > 1
+
+    def train(self) -> float:
+        """Trains a round; returns the seconds of a step."""
+        callbacks = []
+        if self._is_search:
+            # The paper's controller samples formats at every step.
+            callbacks = [
+                fliqs_keras.FormatSearch(
+                    ("INT4", 1.5),
+                    controller=fliqs_keras.Reinforce(settle=0.0),
+                    activation_delay=0.0,
+                    seed=0,
+                )
+            ]
+        start = time.perf_counter()
+        self._model.fit(
+            self._x,
+            self._y,
+            batch_size=self._batch,
+            verbose=0,
+            callbacks=callbacks,
+        )
+        return (time.perf_counter() - start) * self._batch / len(self._x)
+
+
+def measure_time(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Times the ways in turns.
+
+    Args:
+        config: The settings, by the names of the flags.
+
+    Returns:
+        A row for each way: seconds of a step, seconds of the first round, and
+        the ratio to the first way.
+    """
+    trainers = {way: Trainer(way, config) for way in config["ways"]}
+    first = {
+        way: trainer.train() * config["steps"]
+        for way, trainer in trainers.items()
+    }
+    seconds = {way: [] for way in trainers}
+    for _ in range(config["rounds"]):
+        for way, trainer in trainers.items():
+            seconds[way].append(trainer.train())
+    medians = {way: statistics.median(x) for way, x in seconds.items()}
+    base = next(iter(medians.values()))
+    return [
+        {
+            "way": way,
+            "ratio": medians[way] / base,
+            "step_seconds": medians[way],
+            "first_round_seconds": first[way],
+        }
+        for way in trainers
+    ]
+
+
+def measure_memory(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Measures peak memory, each way in a process of its own.
+
+    Args:
+        config: The settings, by the names of the flags.
+
+    Returns:
+        A row for each way: peak megabytes, and the ratio to the first way.
+    """
+    peaks = {}
+    for way in config["ways"]:
+        output = subprocess.run(
+            [sys.executable, "-c", _CHILD, json.dumps([way, config])],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        peaks[way] = json.loads(output.splitlines()[-1])
+    base = next(iter(peaks.values()))
+    return [
+        {"way": way, "ratio": peak / base, "peak_megabytes": peak}
+        for way, peak in peaks.items()
+    ]
+
+
+_CHILD = """
+import json, sys
+from benchmarks import step_timing
+print(step_timing.peak_of(*json.loads(sys.argv[1])))
+"""
+
+
+def peak_of(way: str, config: dict[str, Any]) -> float:
+    """Trains in a way; returns the peak memory of the process in megabytes."""
+    trainer = Trainer(way, config)
+    for _ in range(2):
+        trainer.train()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def environment() -> dict[str, str]:
+    """Returns the versions and the machine that figures belong to."""
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Renders rows as a Markdown table."""
+    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    for row in rows:
+        cells = [
+            f"{x:.4g}" if isinstance(x, float) else x for x in row.values()
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
