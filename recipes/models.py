@@ -1,5 +1,7 @@
 """Small image classifiers for the recipes."""
 
+import pathlib
+
 import keras
 from keras import layers, ops
 
@@ -46,6 +48,38 @@ def build(
     }[name]
     outputs = layers.Dense(num_classes, name="head")(body(inputs))
     return keras.Model(inputs, outputs, name=name)
+
+
+def load(
+    model: str, input_shape: tuple[int, int, int], num_classes: int
+) -> keras.Model:
+    """Builds a network by its name, or loads a float model from a file.
+
+    Args:
+        model: One of `MODELS`, or the path of a `.keras` file.
+        input_shape: Height, width and channels of the images.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If there is no such file, or if its model takes or returns
+            other shapes.
+    """
+    if model in MODELS:
+        return build(model, input_shape, num_classes)
+    if not pathlib.Path(model).is_file():
+        raise ValueError(
+            f"Expected one of {MODELS}, or the path of a .keras file. "
+            f"Received: {model!r}, which is not there"
+        )
+    loaded = keras.saving.load_model(model)
+    shapes = loaded.input_shape[1:], loaded.output_shape[1:]
+    if shapes != (tuple(input_shape), (num_classes,)):
+        raise ValueError(
+            f"Expected a model from images of shape {tuple(input_shape)} to "
+            f"{num_classes} logits, as the data has them. Received: {model!r}, "
+            f"from {shapes[0]} to {shapes[1]}"
+        )
+    return loaded
 
 
 def _conv_body(x):

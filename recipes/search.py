@@ -10,7 +10,6 @@ in search.jsonl, and in event files where TensorBoard is installed.
 import json
 import os
 import pathlib
-import platform
 from typing import Any
 
 import keras
@@ -18,11 +17,16 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, models, training_flags, workdir_flags
-
-_MODEL = flags.DEFINE_enum(
-    "model", "depthwise_net", models.MODELS, "Network to search."
+from recipes import (
+    data,
+    dataset_flags,
+    model_flags,
+    models,
+    training,
+    training_flags,
+    workdir_flags,
 )
+
 _FORMATS = flags.DEFINE_list(
     "formats", ["INT4", "INT8"], "Formats that each layer may take."
 )
@@ -40,7 +44,6 @@ _CONTROLLER = flags.DEFINE_enum(
     ["sensitivity", "reinforce"],
     "What chooses the formats; 'reinforce' is the paper's.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -58,10 +61,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         ValueError: If `workdir` holds a run of another configuration, or if
             a setting is wrong.
     """
-    _claim(workdir, config)
+    training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
     dataset = data.load(config["dataset"], config["idx_folder"])
-    float_model = models.build(
+    float_model = models.load(
         config["model"], dataset.x_train.shape[1:], dataset.num_classes
     )
     quantized = fliqs_keras.apply(float_model, config["formats"])
@@ -72,8 +75,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         seed=config["seed"],
         log_dir=workdir,
     )
-    _fit(quantized, dataset, config, [search])
-    _fit(float_model, dataset, {**config, "verbose": 0}, [])
+    training.fit(quantized, dataset, config, [search])
+    training.fit(float_model, dataset, {**config, "verbose": 0})
     # As the search does: moving averages lag where there are few steps.
     fliqs_keras.recalibrate_batch_norm(float_model, dataset.x_train[:1024])
 
@@ -91,12 +94,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         "cost_unit": search.cost.unit,
         "target": search.target,
         "within_target": cost <= search.target,
-        "accuracy_float": _accuracy(
-            float_model.predict(dataset.x_test, verbose=0).argmax(axis=1),
-            dataset,
-        ),
-        "accuracy_keras": _accuracy(expected, dataset),
-        "accuracy_tflite": _accuracy(got, dataset),
+        "accuracy_float": training.accuracy(float_model, dataset),
+        "accuracy_keras": float(np.mean(expected == dataset.y_test)),
+        "accuracy_tflite": float(np.mean(got == dataset.y_test)),
         "agreement": float(np.mean(expected == got)),
         "file_bytes": exported.file_bytes,
         "layers": [
@@ -128,57 +128,6 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     return report
 
 
-def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    path = workdir / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())["config"]
-        if before != config:
-            changed = {
-                k: (before.get(k), config.get(k))
-                for k in {*before, *config}
-                if before.get(k) != config.get(k)
-            }
-            raise ValueError(
-                f"Expected a work folder of the same configuration. Received: "
-                f"{str(workdir)!r}, written with other settings "
-                f"(before, now): {changed}. Choose another --workdir"
-            )
-    versions = {
-        "python": platform.python_version(),
-        "keras": keras.version(),
-        "backend": keras.backend.backend(),
-        "numpy": np.__version__,
-    }
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"config": config, "versions": versions}, indent=2) + "\n"
-    )
-
-
-def _fit(model, dataset: data.Dataset, config, callbacks) -> None:
-    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config["learning_rate"], steps
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(
-        dataset.x_train,
-        dataset.y_train,
-        batch_size=config["batch_size"],
-        epochs=config["epochs"],
-        callbacks=callbacks,
-        verbose=config.get("verbose", 2),
-    )
-
-
-def _accuracy(predicted: np.ndarray, dataset: data.Dataset) -> float:
-    return float(np.mean(predicted == dataset.y_test))
-
-
 def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
     print(f"\n{'layer':<16}{'format':>8}{'in the file':>14}{'bytes':>8}")
     for row in report["layers"]:
@@ -203,7 +152,7 @@ def main(argv):
     config = {
         "dataset": dataset_flags.DATASET.value,
         "idx_folder": dataset_flags.IDX_FOLDER.value,
-        "model": _MODEL.value,
+        "model": model_flags.MODEL.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,
@@ -211,7 +160,7 @@ def main(argv):
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
         "learning_rate": training_flags.LEARNING_RATE.value,
-        "seed": _SEED.value,
+        "seed": model_flags.SEED.value,
     }
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     try:

@@ -16,12 +16,14 @@ from recipes import (
     clipping_study,
     data,
     evaluate,
+    export,
     export_study,
     export_table,
     figures,
     models,
     screenshots,
     search,
+    train,
 )
 
 CONFIG = {
@@ -140,6 +142,72 @@ def test_export_table():
     # One of 254 steps, but for rounding.
     assert max(cell.difference for cell in row.values()) <= 1.1 / 254 * 2
     assert "| Conv2D 1x1 | **INT8** " in export_table.render(cells)
+
+
+@pytest.fixture(scope="module")
+def float_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("float")
+    train.run({**TRAINING, "model": "conv_net", "assignment": None}, folder)
+    return folder
+
+
+TRAINING = {
+    "dataset": "digits",
+    "idx_folder": None,
+    "epochs": 2,
+    "batch_size": 128,
+    "learning_rate": 3e-3,
+    "seed": 0,
+    "verbose": 0,
+}
+
+
+def test_a_trained_network_is_searched_on(float_folder, tmp_path):
+    path = float_folder / "model.keras"
+    report = search.run({**CONFIG, "model": str(path), "epochs": 1}, tmp_path)
+    before = json.loads((float_folder / "report.json").read_text())
+    # Four layers in INT4 and INT8 lose little of what was learned.
+    assert report["accuracy_keras"] > before["accuracy"] - 0.1
+    assert report["within_target"]
+
+
+def test_fixed_formats_are_trained_and_exported(float_folder, tmp_path):
+    config = {
+        **TRAINING,
+        "epochs": 1,
+        "model": str(float_folder / "model.keras"),
+        "assignment": "INT8",
+    }
+    report = train.run(config, tmp_path)
+    assert report["cost_unit"] == "GBOPs" and report["accuracy"] > 0.5
+    digits = data.load("digits")
+    exported = export.run(tmp_path, digits, "onnx")
+    assert exported.verification.agrees
+    assert (tmp_path / "model.onnx").is_file()
+    again = {**config, "assignment": str(tmp_path / "assignment.json")}
+    with pytest.raises(ValueError, match="Choose another --workdir"):
+        train.run(again, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda p: models.load("none.keras", (8, 8, 1), 10), "not there"),
+        (lambda p: models.load(str(p), (9, 9, 1), 10), r"\(8, 8, 1\)"),
+        (lambda p: export.run(p.parent / "none", None), "Received: none"),
+        (
+            lambda p: train.run(
+                {**TRAINING, "model": str(p), "assignment": "none.json"},
+                p.parent / "other",
+            ),
+            "that is there",
+        ),
+    ],
+    ids=["no_model", "other_shape", "nothing_to_export", "no_assignment"],
+)
+def test_what_is_not_there_is_named(call, message, float_folder):
+    with pytest.raises(ValueError, match=message):
+        call(float_folder / "model.keras")
 
 
 def test_no_flag_is_defined_twice():

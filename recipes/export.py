@@ -1,0 +1,84 @@
+"""Exports the model of a run, and compares the file with Keras.
+
+    python -m recipes.export --workdir=runs/digits --file_format=onnx
+
+Writes model.tflite or model.onnx to the work folder, next to the model.keras
+that `recipes.search` or `recipes.train --assignment` left there.
+"""
+
+import pathlib
+from typing import Any
+
+import keras
+from absl import app, flags
+
+import fliqs_keras
+from recipes import data, dataset_flags, workdir_flags
+
+_FILE_FORMAT = flags.DEFINE_enum(
+    "file_format", "tflite", ["tflite", "onnx"], "What to write."
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "dequantize", ["dequantize", "integer"], "As for export_tflite."
+)
+_INTEGER_IO = flags.DEFINE_bool(
+    "integer_io", False, "Whether the file takes and returns 8-bit integers."
+)
+_STORAGE = flags.DEFINE_enum(
+    "storage", "compact", ["compact", "fast"], "Storage of weights."
+)
+
+
+def run(
+    workdir: pathlib.Path,
+    dataset: data.Dataset,
+    file_format: str = "tflite",
+    **options: Any,
+) -> fliqs_keras.ExportReport:
+    """Exports a model and verifies the file.
+
+    Args:
+        workdir: Folder with `model.keras`.
+        dataset: Data whose held-out part the file is compared on.
+        file_format: `"tflite"` or `"onnx"`.
+        **options: For `fliqs_keras.export_tflite`.
+
+    Raises:
+        ValueError: If there is no model, or one that is not quantized.
+    """
+    path = workdir / "model.keras"
+    if not path.is_file():
+        raise ValueError(
+            f"Expected model.keras in {str(workdir)!r}. Received: none. "
+            "`python -m recipes.search --workdir=...` writes it"
+        )
+    model = keras.saving.load_model(path)
+    if file_format == "onnx":
+        return fliqs_keras.export_onnx(
+            model, workdir / "model.onnx", verify_data=dataset.x_test
+        )
+    return fliqs_keras.export_tflite(
+        model, workdir / "model.tflite", verify_data=dataset.x_test, **options
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    options = {
+        "mode": _MODE.value,
+        "integer_io": _INTEGER_IO.value,
+        "weight_storage": _STORAGE.value,
+    }
+    try:
+        dataset = data.load(
+            dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
+        )
+        workdir = pathlib.Path(workdir_flags.WORKDIR.value)
+        print(run(workdir, dataset, _FILE_FORMAT.value, **options))
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+
+
+if __name__ == "__main__":
+    app.run(main)

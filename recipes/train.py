@@ -1,0 +1,109 @@
+"""Trains a network in float, or in fixed formats.
+
+    python -m recipes.train --workdir=runs/float
+    python -m recipes.train --workdir=runs/int8 --assignment=INT8 \\
+        --model=runs/float/model.keras
+
+Writes config.json, model.keras and report.json to the work folder. To search
+the formats of a trained network, give its file to `recipes.search --model`.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import keras
+from absl import app, flags
+
+import fliqs_keras
+from recipes import (
+    data,
+    dataset_flags,
+    model_flags,
+    models,
+    training,
+    training_flags,
+    workdir_flags,
+)
+
+_ASSIGNMENT = flags.DEFINE_string(
+    "assignment",
+    None,
+    "A format for all layers, or the path of an assignment.json. Defaults to "
+    "none: float.",
+)
+
+
+def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains a network.
+
+    Args:
+        config: The settings, by the names of the flags.
+        workdir: Folder for the results.
+
+    Returns:
+        The report: accuracy on held-out data and, in fixed formats, the cost.
+
+    Raises:
+        ValueError: If `workdir` holds a run of another configuration, or if
+            a setting is wrong.
+    """
+    training.claim(workdir, config)
+    keras.utils.set_random_seed(config["seed"])
+    dataset = data.load(config["dataset"], config["idx_folder"])
+    model = models.load(
+        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+    )
+    report = {}
+    if config["assignment"] is None:
+        training.fit(model, dataset, config)
+        # Moving averages lag where there are few steps.
+        fliqs_keras.recalibrate_batch_norm(model, dataset.x_train[:1024])
+    else:
+        model = fliqs_keras.apply(model, _formats(config["assignment"]))
+        assignment = fliqs_keras.FormatAssignment.from_model(model)
+        fixed = fliqs_keras.FixedFormats(assignment)
+        training.fit(model, dataset, config, [fixed])
+        assignment.to_json(workdir / "assignment.json")
+        cost = fliqs_keras.BitOps()
+        report |= {"cost": cost(model), "cost_unit": cost.unit}
+    report["accuracy"] = training.accuracy(model, dataset)
+    model.save(workdir / "model.keras")
+    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
+    if not assignment.endswith(".json"):
+        return assignment
+    if not pathlib.Path(assignment).is_file():
+        raise ValueError(
+            "Expected --assignment to be a format or the path of a JSON file "
+            f"that is there. Received: {assignment!r}"
+        )
+    return fliqs_keras.FormatAssignment.from_json(assignment)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    config = {
+        "dataset": dataset_flags.DATASET.value,
+        "idx_folder": dataset_flags.IDX_FOLDER.value,
+        "model": model_flags.MODEL.value,
+        "assignment": _ASSIGNMENT.value,
+        "epochs": training_flags.EPOCHS.value,
+        "batch_size": training_flags.BATCH_SIZE.value,
+        "learning_rate": training_flags.LEARNING_RATE.value,
+        "seed": model_flags.SEED.value,
+    }
+    try:
+        report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    for name, value in report.items():
+        print(f"{name:<12}{value}")
+
+
+if __name__ == "__main__":
+    app.run(main)
