@@ -60,4 +60,3 @@ from fliqs_keras.html_reports import write_html_report as write_html_report
 from fliqs_keras.op_files import export_ops as export_ops
 from fliqs_keras.latency_costs import LatencyTable as LatencyTable
 from fliqs_keras.hardware_targets import Target as Target
-from fliqs_keras.hardware_targets import space_for_target as space_for_target

@@ -11,9 +11,8 @@ import keras
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.model_layers import walk_layers
 from fliqs_keras.quantize_registry import find_quantize_config
-from fliqs_keras.search_space import SearchSpace
 
-__all__ = ["Target", "space_for_target"]
+__all__ = ["Target"]
 
 _FOLDER = pathlib.Path(__file__).parent / "targets"
 _ANY = "*"
@@ -104,47 +103,33 @@ class Target:
         """Returns how the weights of a layer are stored; `None` if never."""
         return self._stored(layer_class).get(parse_format(format))
 
+    def formats_by_path(
+        self, model: keras.Model
+    ) -> dict[str, tuple[Format, ...]]:
+        """Returns what each layer of a float model can take, by its path.
+
+        Raises:
+            ValueError: If the target can run no layer quantized.
+        """
+        formats = {}
+        for place in walk_layers(model):
+            if find_quantize_config(place.layer, {}, place.path) is not None:
+                found = self.formats_of(type(place.layer).__name__)
+                if found:
+                    formats[place.path] = found
+        if not formats:
+            raise ValueError(
+                f"Expected a model with a layer that target {self.name!r} "
+                f"runs quantized. Received: model {model.name!r} with layers "
+                f"{[type(layer).__name__ for layer in model.layers]}"
+            )
+        return formats
+
     def _stored(self, layer_class: str) -> dict[Format, str]:
         for rule in self.rules:
             if layer_class in rule.layers or _ANY in rule.layers:
                 return rule.formats
         return {}
-
-
-def space_for_target(target: str | Target, model: keras.Model) -> SearchSpace:
-    """Returns the search space of what a target can run of a model.
-
-    Args:
-        target: A `Target`, or the name of one of the package.
-        model: A built float model.
-
-    Returns:
-        A space whose every sample runs as the target says. Layers that it
-        cannot run quantized are left out.
-
-    Raises:
-        ValueError: If the target is unknown or can run no layer quantized.
-
-    Example:
-
-    >>> space = fliqs_keras.space_for_target("litert-cpu", model)
-    >>> model = fliqs_keras.apply(model, space)
-    """
-    if isinstance(target, str):
-        target = Target.named(target)
-    formats = {}
-    for place in walk_layers(model):
-        if find_quantize_config(place.layer, {}, place.path) is not None:
-            found = target.formats_of(type(place.layer).__name__)
-            if found:
-                formats[place.path] = found
-    if not formats:
-        raise ValueError(
-            f"Expected a model with a layer that target {target.name!r} runs "
-            f"quantized. Received: model {model.name!r} with layers "
-            f"{[type(layer).__name__ for layer in model.layers]}"
-        )
-    return SearchSpace(formats)
 
 
 def _parse_rule(rule: Any) -> Rule:

@@ -12,10 +12,20 @@ import keras
 
 from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.files import write_atomically
-from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.formats import Format
+from fliqs_keras.hardware_targets import Target
+from fliqs_keras.layer_formats import (
+    TIED,
+    Formats,
+    FormatsByLayer,
+    names_of,
+    parse_by_layer,
+    split_inputs,
+    take,
+    union,
+)
 from fliqs_keras.layer_plans import plan_layers
 from fliqs_keras.model_layers import walk_layers
-from fliqs_keras.quantize_configs import INPUT
 from fliqs_keras.quantize_registry import as_switchable
 from fliqs_keras.quantized_layers import make_quantizers
 from fliqs_keras.selectors import (
@@ -29,11 +39,6 @@ from fliqs_keras.selectors import (
 )
 
 __all__ = ["SearchSpace"]
-
-Formats = str | Format | Sequence[str | Format]
-FormatsByLayer = Formats | Mapping[str, Formats]
-
-_TIED = "tied"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +94,22 @@ class SearchSpace:
     formats: FormatsByLayer
     include: Selector | Sequence[Selector] | None = None
     exclude: Selector | Sequence[Selector] = ()
-    activations: FormatsByLayer | None = _TIED
+    activations: FormatsByLayer | None = TIED
     groups: str | Sequence[str] = ()
     shared_inputs: bool = False
 
     def __post_init__(self):
         formats, activations = self.formats, self.activations
-        if isinstance(formats, Mapping) and activations == _TIED:
-            formats, activations = _split_inputs(formats)
+        if isinstance(formats, Mapping) and activations == TIED:
+            formats, activations = split_inputs(formats)
         if isinstance(formats, Mapping) and not formats:
             raise ValueError(
                 "Expected `formats` to hold the formats of at least one "
                 "layer. Received: formats={}"
             )
-        self._set(formats=_parse_by_layer(formats))
-        if activations is not None and activations != _TIED:
-            activations = _parse_by_layer(activations)
+        self._set(formats=parse_by_layer(formats))
+        if activations is not None and activations != TIED:
+            activations = parse_by_layer(activations)
         self._set(activations=activations)
         for name in ("include", "exclude", "groups"):
             value = getattr(self, name)
@@ -134,12 +139,12 @@ class SearchSpace:
         """
         if not isinstance(other, SearchSpace):
             return NotImplemented
-        union = _union("formats", self.formats, other.formats)
+        formats = union("formats", self.formats, other.formats)
         activations = self.activations
         if activations != other.activations:
-            activations = _union("activations", activations, other.activations)
+            activations = union("activations", activations, other.activations)
         both = [
-            dataclasses.replace(s, formats=union, activations=activations)
+            dataclasses.replace(s, formats=formats, activations=activations)
             for s in (self, other)
         ]
         if both[0] != both[1]:
@@ -159,6 +164,30 @@ class SearchSpace:
             search_space if isinstance(search_space, cls) else cls(search_space)
         )
 
+    @classmethod
+    def for_target(
+        cls, target: str | Target, model: keras.Model, **arguments: Any
+    ) -> "SearchSpace":
+        """Returns the space of what a target can run of a model.
+
+        Layers that the target cannot run quantized are left out.
+
+        Args:
+            target: A `fliqs_keras.Target`, or the name of one of the package.
+            model: A built float model.
+            **arguments: Further arguments of the space, such as `exclude`.
+
+        Raises:
+            ValueError: If the target is unknown or can run no layer quantized.
+
+        Example:
+
+        >>> space = SearchSpace.for_target("litert-cpu", model)
+        """
+        if isinstance(target, str):
+            target = Target.named(target)
+        return cls(target.formats_by_path(model), **arguments)
+
     def formats_of(self, lineage: Lineage) -> tuple[Format, ...]:
         """Returns the formats that a layer may take; none if it is left out.
 
@@ -168,7 +197,7 @@ class SearchSpace:
         """
         if not self.admits(lineage):
             return ()
-        return _take(self.formats, lineage)
+        return take(self.formats, lineage)
 
     def activation_formats_of(
         self, lineage: Lineage
@@ -179,11 +208,11 @@ class SearchSpace:
             The formats; none if activations stay in float, and `None` if they
             are tied to the weights.
         """
-        if self.activations == _TIED:
+        if self.activations == TIED:
             return None
         if self.activations is None:
             return ()
-        return _take(self.activations, lineage)
+        return take(self.activations, lineage)
 
     def group_of(self, lineage: Lineage) -> str | None:
         """Returns the first group that selects a layer, if any."""
@@ -239,10 +268,10 @@ class SearchSpace:
         """
         include = self.include and [selector_to_json(s) for s in self.include]
         content = {
-            "formats": _names(self.formats),
+            "formats": names_of(self.formats),
             "include": include,
             "exclude": [selector_to_json(s) for s in self.exclude],
-            "activations": _names(self.activations),
+            "activations": names_of(self.activations),
             "groups": list(self.groups),
             "shared_inputs": self.shared_inputs,
         }
@@ -302,73 +331,3 @@ class SearchSpace:
                 f"{selector!r}, which selects none of "
                 f"{[list(lineage)[-1] for lineage in lineages]}"
             )
-
-
-def _split_inputs(
-    formats: Mapping[str, Formats],
-) -> tuple[Mapping[str, Formats], FormatsByLayer]:
-    """Takes the decisions of an assignment apart: of weights, of inputs."""
-    # A decision of several layers is named by all of them.
-    parts = {
-        part + (INPUT if name.endswith(INPUT) else ""): value
-        for name, value in formats.items()
-        for part in name.removesuffix(INPUT).split("+")
-    }
-    inputs = {
-        name.removesuffix(INPUT): value
-        for name, value in parts.items()
-        if name.endswith(INPUT)
-    }
-    if not inputs:
-        return parts, _TIED
-    return {k: v for k, v in parts.items() if not k.endswith(INPUT)}, inputs
-
-
-def _take(formats: Any, lineage: Lineage) -> tuple[Format, ...]:
-    """Returns the formats of a layer, from those of all or by pattern."""
-    if not isinstance(formats, Mapping):
-        return formats
-    path = list(lineage)[-1]
-    if path in formats:
-        return formats[path]
-    return next((f for k, f in formats.items() if selects(k, lineage)), ())
-
-
-def _union(name: str, a: Any, b: Any) -> tuple[Format, ...]:
-    if not isinstance(a, tuple) or not isinstance(b, tuple):
-        raise ValueError(
-            f"Expected `{name}` to be formats for all layers, to unite them. "
-            f"Received: {a} and {b}. Write the united formats by layer out"
-        )
-    return tuple(dict.fromkeys(a + b))
-
-
-def _names(formats: Any) -> Any:
-    if isinstance(formats, Mapping):
-        return {k: _names(v) for k, v in formats.items()}
-    if isinstance(formats, tuple):
-        return [f.name for f in formats]
-    return formats
-
-
-def _parse_by_layer(formats: FormatsByLayer) -> Any:
-    if isinstance(formats, Mapping):
-        return {k: _parse(v) for k, v in formats.items()}
-    return _parse(formats)
-
-
-def _parse(formats: Formats) -> tuple[Format, ...]:
-    if isinstance(formats, str | Format):
-        formats = (formats,)
-    parsed = tuple(parse_format(f) for f in formats)
-    if not parsed:
-        raise ValueError(
-            "Expected a search space of at least one format. Received: "
-            "formats=[]"
-        )
-    if len(set(parsed)) < len(parsed):
-        raise ValueError(
-            "Expected each format of a search space once. Received: "
-            f"formats={[f.name for f in parsed]}"
-        )
-    return parsed

@@ -41,7 +41,7 @@ def check(
         target = fliqs_keras.Target.named(target)
     keras.utils.set_random_seed(0)
     model = models.build(network, (_SIZE, _SIZE, 1), 10)
-    space = fliqs_keras.space_for_target(target, model)
+    space = fliqs_keras.SearchSpace.for_target(target, model)
     classes = {
         path: type(model.get_layer(path)).__name__ for path in space.formats
     }

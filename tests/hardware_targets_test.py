@@ -30,18 +30,18 @@ def test_targets_of_the_package_are_read(name):
 
 
 def test_space_holds_what_the_target_runs():
-    space = fliqs_keras.space_for_target("litert-cpu", build_net())
+    space = fliqs_keras.SearchSpace.for_target("litert-cpu", build_net())
     names = {k: {f.name for f in v} for k, v in space.formats.items()}
     assert "INT2" in names["conv"] & names["head"] & names["lstm"]
     assert "INT2" not in names["table"]
-    space = fliqs_keras.space_for_target("tfmicro-int8", build_net())
+    space = fliqs_keras.SearchSpace.for_target("tfmicro-int8", build_net())
     assert set(space.formats) == {"conv", "head"}
 
 
 def test_target_without_a_layer_is_refused():
     model = keras.Sequential([keras.Input((3,)), layers.Embedding(7, 4)])
     with pytest.raises(ValueError, match="that target 'tfmicro-int8' runs"):
-        fliqs_keras.space_for_target("tfmicro-int8", model)
+        fliqs_keras.SearchSpace.for_target("tfmicro-int8", model)
 
 
 def test_unknown_target_is_refused():
@@ -56,7 +56,7 @@ CONTENT = {"name": "mine", "version": 1, "description": "", "rules": [RULE]}
 def test_own_target_is_read(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(CONTENT))
     target = fliqs_keras.Target.from_json(tmp_path / "t.json")
-    space = fliqs_keras.space_for_target(target, build_net())
+    space = fliqs_keras.SearchSpace.for_target(target, build_net())
     assert set(space.formats) == {"head"}
     assert target.stored_as("Dense", "INT8") == "INT8"
     assert target.stored_as("Conv2D", "INT8") is None

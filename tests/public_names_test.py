@@ -50,7 +50,6 @@ PUBLIC_NAMES = {
     "round_to_format",
     "run_onnx",
     "run_tflite",
-    "space_for_target",
     "summary",
     "to_ai_edge_quantizer_recipe",
     "verify_export",

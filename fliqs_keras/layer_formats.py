@@ -1,0 +1,94 @@
+"""Formats of all layers, or of each by pattern, as a search space has them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.quantize_configs import INPUT
+from fliqs_keras.selectors import Lineage, selects
+
+Formats = str | Format | Sequence[str | Format]
+FormatsByLayer = Formats | Mapping[str, Formats]
+
+TIED = "tied"
+
+
+def split_inputs(
+    formats: Mapping[str, Formats],
+) -> tuple[Mapping[str, Formats], FormatsByLayer]:
+    """Takes the decisions of an assignment apart: of weights, of inputs."""
+    # A decision of several layers is named by all of them.
+    parts = {
+        part + (INPUT if name.endswith(INPUT) else ""): value
+        for name, value in formats.items()
+        for part in name.removesuffix(INPUT).split("+")
+    }
+    inputs = {
+        name.removesuffix(INPUT): value
+        for name, value in parts.items()
+        if name.endswith(INPUT)
+    }
+    if not inputs:
+        return parts, TIED
+    return {k: v for k, v in parts.items() if not k.endswith(INPUT)}, inputs
+
+
+def take(formats: Any, lineage: Lineage) -> tuple[Format, ...]:
+    """Returns the formats of a layer, from those of all or by pattern."""
+    if not isinstance(formats, Mapping):
+        return formats
+    path = list(lineage)[-1]
+    if path in formats:
+        return formats[path]
+    return next((f for k, f in formats.items() if selects(k, lineage)), ())
+
+
+def union(name: str, a: Any, b: Any) -> tuple[Format, ...]:
+    """Returns the formats of both.
+
+    Raises:
+        ValueError: If either is by layer.
+    """
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
+        raise ValueError(
+            f"Expected `{name}` to be formats for all layers, to unite them. "
+            f"Received: {a} and {b}. Write the united formats by layer out"
+        )
+    return tuple(dict.fromkeys(a + b))
+
+
+def names_of(formats: Any) -> Any:
+    """Returns formats by their names, as JSON holds them."""
+    if isinstance(formats, Mapping):
+        return {k: names_of(v) for k, v in formats.items()}
+    if isinstance(formats, tuple):
+        return [f.name for f in formats]
+    return formats
+
+
+def parse_by_layer(formats: FormatsByLayer) -> Any:
+    """Parses formats, of all layers or by pattern.
+
+    Raises:
+        ValueError: If there is none, one twice, or an unknown name.
+    """
+    if isinstance(formats, Mapping):
+        return {k: _parse(v) for k, v in formats.items()}
+    return _parse(formats)
+
+
+def _parse(formats: Formats) -> tuple[Format, ...]:
+    if isinstance(formats, str | Format):
+        formats = (formats,)
+    parsed = tuple(parse_format(f) for f in formats)
+    if not parsed:
+        raise ValueError(
+            "Expected a search space of at least one format. Received: "
+            "formats=[]"
+        )
+    if len(set(parsed)) < len(parsed):
+        raise ValueError(
+            "Expected each format of a search space once. Received: "
+            f"formats={[f.name for f in parsed]}"
+        )
+    return parsed
