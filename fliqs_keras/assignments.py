@@ -2,13 +2,12 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 
-from fliqs_keras.files import write_atomically
+from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantized_layers import quantized_layers
@@ -114,12 +113,7 @@ class FormatAssignment(Mapping):
             ValueError: If the file does not hold a JSON object of format
                 names.
         """
-        try:
-            formats = json.loads(pathlib.Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"Expected a JSON object in {str(path)!r}. Received: {error}"
-            ) from error
+        formats = read_json(path)
         if not isinstance(formats, dict):
             raise ValueError(
                 "Expected a JSON object from decision to format name in "

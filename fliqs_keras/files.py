@@ -1,9 +1,11 @@
 """Files that are whole or not there."""
 
+import json
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 
 def write_atomically(
@@ -40,3 +42,17 @@ def write_atomically(
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: If it holds no JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"Expected a JSON object in {os.fspath(path)!r}. Received: {error}"
+        ) from error

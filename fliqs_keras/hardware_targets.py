@@ -1,13 +1,13 @@
 """What a piece of hardware or a runtime can run, as data."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
 import keras
 
+from fliqs_keras.files import read_json
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.model_layers import walk_layers
 from fliqs_keras.quantize_registry import find_quantize_config
@@ -80,12 +80,7 @@ class Target:
         Raises:
             ValueError: If the file holds anything else.
         """
-        try:
-            content = json.loads(pathlib.Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"Expected a JSON object in {str(path)!r}. Received: {error}"
-            ) from error
+        content = read_json(path)
         fields = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(content, dict) or set(content) != fields:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from fliqs_keras import plots
 from fliqs_keras.files import write_atomically
-from fliqs_keras.reports import LayerRow, ModelSummary
+from fliqs_keras.reports import ModelSummary, cells_of
 
 __all__ = ["write_html_report"]
 
@@ -90,7 +90,7 @@ def write_html_report(
         _facts(facts or {}),
         _figures(figures),
         "<h2>Layers</h2>",
-        _table((*_COLUMNS, *_NUMBERS), map(_cells, model_summary.quantized)),
+        _table((*_COLUMNS, *_NUMBERS), map(cells_of, model_summary.quantized)),
     ]
     if model_summary.left_out:
         rows = [
@@ -160,16 +160,4 @@ def _table(header: Sequence[str], rows: Any) -> str:
     return (
         f'<div class="scroll"><table><thead>{row("th", header)}</thead>\n'
         f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cells(row: LayerRow) -> tuple[str, ...]:
-    return (
-        row.path,
-        row.layer_class,
-        row.weight_format or "-",
-        row.activation_format or "-",
-        f"{row.parameters:,}",
-        "?" if row.macs is None else f"{row.macs:,}",
-        f"{row.bytes:,}",
     )

@@ -1,12 +1,11 @@
 """What an assignment takes in time, by measurements of its ops."""
 
-import json
 import os
-import pathlib
 
 import keras
 
 from fliqs_keras.costs import Cost, CostTerm, layer_terms
+from fliqs_keras.files import read_json
 from fliqs_keras.op_files import ModelOps, Op
 
 __all__ = ["LatencyTable"]
@@ -40,12 +39,7 @@ class LatencyTable(Cost):
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
-        try:
-            content = json.loads(pathlib.Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"Expected a JSON object in {self.path!r}. Received: {error}"
-            ) from error
+        content = read_json(path)
         times = content.get("milliseconds") if _is_object(content) else None
         if not _is_object(times) or not all(map(_is_time, times.values())):
             raise ValueError(

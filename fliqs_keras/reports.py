@@ -66,7 +66,7 @@ class ModelSummary:
             "MACs",
             "bytes",
         )
-        lines = align([header, *(_cells(row) for row in self.quantized)])
+        lines = align([header, *(cells_of(row) for row in self.quantized)])
         total = sum(row.bytes for row in (*self.quantized, *self.left_out))
         lines += ["", f"Bytes of all weights: {total:,}"]
         if self.left_out:
@@ -167,7 +167,8 @@ def _size(weights: list[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def _cells(row: LayerRow) -> tuple[str, ...]:
+def cells_of(row: LayerRow) -> tuple[str, ...]:
+    """Returns the cells of a row of the table of quantized layers."""
     return (
         row.path,
         row.layer_class,

@@ -4,14 +4,13 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from fliqs_keras._tfmot import QuantizeConfig
-from fliqs_keras.files import write_atomically
+from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.formats import Format
 from fliqs_keras.hardware_targets import Target
 from fliqs_keras.layer_formats import (
@@ -284,12 +283,7 @@ class SearchSpace:
         Raises:
             ValueError: If the file holds anything else.
         """
-        try:
-            content = json.loads(pathlib.Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"Expected a JSON object in {str(path)!r}. Received: {error}"
-            ) from error
+        content = read_json(path)
         names = {field.name for field in dataclasses.fields(cls)}
         is_space = isinstance(content, dict) and "formats" in content
         if not is_space or set(content) - names:
