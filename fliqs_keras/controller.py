@@ -31,7 +31,7 @@ class Controller:
 
     Args:
         costs: Cost of each option of each decision; they add up. Or a
-            `CostTable`, with costs of pairs of options.
+            `CostTable`, with costs of sets of options.
         target: The highest cost of the result.
         total_steps: Number of steps that the search has.
         others: Budgets of other costs, which the result keeps, too.
