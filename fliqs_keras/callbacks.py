@@ -4,16 +4,20 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
 from fliqs_keras.cost_tables import CostTable, Limit
-from fliqs_keras.cost_targets import CostTarget, cost_table, resolve_target
+from fliqs_keras.cost_targets import (
+    CostTarget,
+    cost_table,
+    resolve_target,
+    widest_option,
+)
 from fliqs_keras.costs import BitOps, Cost
 from fliqs_keras.format_training import FormatTraining
-from fliqs_keras.formats import Format
+from fliqs_keras.options import Option, option_to_json
 from fliqs_keras.reinforce import Reinforce
 from fliqs_keras.selection import cheapest_choice, dearest_choice
 from fliqs_keras.sensitivity import Estimate, Sensitivity
@@ -132,11 +136,11 @@ class FormatSearch(FormatTraining):
         self.sensitivity: dict[str, dict[str, Estimate]] | None = None
 
     def make_controller(self, table: CostTable, total_steps: int) -> Controller:
-        if all(len(d.formats) < 2 for d in self._decisions):
+        if all(len(d.options) < 2 for d in self._decisions):
+            only = option_to_json(self._decisions[0].options[0])
             raise ValueError(
                 "Expected a search space of at least two formats. Received: "
-                f"{[f.name for f in self._decisions[0].formats]}. A model in "
-                "one format trains without a search"
+                f"{[only]}. A model in one format trains without a search"
             )
         self.sensitivity = None
         self._limits = [
@@ -147,10 +151,7 @@ class FormatSearch(FormatTraining):
             self._limits[0].budget,
             total_steps,
             # Not the dearest: a layer may cost nothing in any format.
-            widest=[
-                int(np.argmax([f.bits for f in decision.formats]))
-                for decision in self._decisions
-            ],
+            widest=[widest_option(d) for d in self._decisions],
             seed=self.seed,
             others=self._limits[1:],
         )
@@ -172,10 +173,8 @@ class FormatSearch(FormatTraining):
             return None
         return {
             decision.name: {
-                number_format.name: estimate
-                for number_format, estimate in zip(
-                    decision.formats, row, strict=True
-                )
+                str(option_to_json(option)): estimate
+                for option, estimate in zip(decision.options, row, strict=True)
             }
             for decision, row in zip(self._decisions, estimates, strict=True)
         }
@@ -222,7 +221,7 @@ class FixedFormats(FormatTraining):
 
     def __init__(
         self,
-        assignment: Mapping[str, str | Format],
+        assignment: Mapping[str, str | Option],
         *,
         activation_delay: float = 0.125,
         total_steps: int | None = None,

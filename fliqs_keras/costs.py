@@ -17,12 +17,12 @@ __all__ = ["BitOps", "Cost", "CostTerm", "weighted"]
 
 
 class CostTerm(NamedTuple):
-    """A part of a cost, which depends on two decisions, on one or on none.
+    """A part of a cost, and the decisions that it depends on, if any.
 
     Attributes:
         decisions: The names of the decisions.
         values: What the part costs: a float64 array with an axis for each
-            decision, and along it an entry for each of its formats.
+            decision, and along it an entry for each of its options.
     """
 
     decisions: tuple[str, ...]
@@ -99,10 +99,10 @@ class Cost(abc.ABC):
             A float64 array for each decision, one entry an option.
 
         Raises:
-            ValueError: If a term depends on two decisions that both have a
+            ValueError: If a term depends on several decisions that have a
                 choice.
         """
-        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
+        rows = {d.name: np.zeros(len(d.options)) for d in decisions(model)}
         for term in self.terms(model):
             names = term.decisions
             open_names = [n for n in names if rows[n].size > 1]
@@ -110,7 +110,7 @@ class Cost(abc.ABC):
                 raise ValueError(
                     "Expected a cost that adds up over single decisions. "
                     f"Received: a {type(self).__name__} with a term that "
-                    f"depends on both of {open_names}. Use `terms`"
+                    f"depends on all of {open_names}. Use `terms`"
                 )
             name = next(iter([*open_names, *names, *rows]))
             rows[name] += term.values.reshape(-1)

@@ -119,7 +119,7 @@ def apply(
     quantized.predict_function = None
     for layer in quantized_layers(quantized):
         for variable, quantizer in layer.quantized_weights():
-            quantizer.set_thresholds(_keras.master_value(variable))
+            quantizer.set_thresholds(layer.weight_value(variable))
     _log_left_out(quantized)
     return quantized
 
