@@ -21,12 +21,18 @@ from fliqs_keras.options import Option, option_to_json
 from fliqs_keras.reinforce import Reinforce
 from fliqs_keras.selection import cheapest_choice, dearest_choice
 from fliqs_keras.sensitivity import Estimate, Sensitivity
+from fliqs_keras.supernet import Supernet
 
 __all__ = ["FixedFormats", "FormatSearch"]
 
 Budgets = Mapping[Cost, CostTarget]
 
-_CONTROLLERS = {"reinforce": Reinforce, "sensitivity": Sensitivity}
+_CONTROLLERS = {
+    "reinforce": Reinforce,
+    "sensitivity": Sensitivity,
+    "supernet": Supernet,
+}
+ControllerConfig = Reinforce | Sensitivity | Supernet
 
 
 class FormatSearch(FormatTraining):
@@ -42,6 +48,9 @@ class FormatSearch(FormatTraining):
       to add least to the loss within the target stay for the rest of the
       training. The passes take 8 % of the training at most, or one batch
       each.
+    - `"supernet"`, the default where there is `data` and sizes are searched,
+      too (`fliqs_keras.nas`): the model first trains in random sizes. Then
+      random networks and single formats are compared in the same way.
     - `"reinforce"`, the controller of the paper (FLIQS): at every step each
       decision samples a format, the model trains one ordinary step with
       them, and a policy learns from the loss of that batch and the cost of
@@ -62,9 +71,10 @@ class FormatSearch(FormatTraining):
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, or
             an iterable of such batches. Not needed by `"reinforce"`.
-        controller: `"sensitivity"`, `"reinforce"`, or the settings of one: a
-            `fliqs_keras.Sensitivity` or `fliqs_keras.Reinforce`. Defaults to
-            `"sensitivity"` with `data` and to `"reinforce"` without.
+        controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
+            settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
+            `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
+            sizes are searched, with `data`, and to `"reinforce"` without.
         activation_delay: Share of the steps before activations are
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says;
@@ -104,7 +114,7 @@ class FormatSearch(FormatTraining):
         cost: Cost | None = None,
         *,
         data: Any = None,
-        controller: str | Reinforce | Sensitivity | None = None,
+        controller: str | ControllerConfig | None = None,
         activation_delay: float = 0.125,
         total_steps: int | None = None,
         seed: int | None = None,
@@ -117,6 +127,7 @@ class FormatSearch(FormatTraining):
             first, data, activation_delay, total_steps, log_dir, log_every
         )
         self.budgets = budgets
+        self._is_default = controller is None
         if controller is None:
             controller = "reinforce" if data is None else "sensitivity"
             if data is None:
@@ -146,6 +157,11 @@ class FormatSearch(FormatTraining):
         self._limits = [
             self._limit(cost, target) for cost, target in self.budgets.items()
         ]
+        sizes = [
+            None if d.is_about_format else d.options for d in self._decisions
+        ]
+        if self._is_default and self.data is not None and any(sizes):
+            self.controller_config = Supernet()
         return self.controller_config.controller(
             table,
             self._limits[0].budget,
@@ -154,6 +170,7 @@ class FormatSearch(FormatTraining):
             widest=[widest_option(d) for d in self._decisions],
             seed=self.seed,
             others=self._limits[1:],
+            sizes=sizes,
         )
 
     def on_train_end(self, logs=None):
@@ -250,8 +267,8 @@ def _as_budgets(
 
 
 def _controller_config(
-    controller: str | Reinforce | Sensitivity,
-) -> Reinforce | Sensitivity:
+    controller: str | ControllerConfig,
+) -> ControllerConfig:
     if isinstance(controller, str):
         if controller not in _CONTROLLERS:
             raise ValueError(

@@ -73,6 +73,9 @@ class Controller:
             if self.others:
                 self._floor *= _SMALLEST_SHARE_OF_TARGET
 
+    # How often there are probes, which share the time that they may take.
+    probe_rounds = 1
+
     @property
     def cost(self) -> float:
         """Cost of the current choice."""

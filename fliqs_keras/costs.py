@@ -12,6 +12,7 @@ from fliqs_keras.assignments import FormatAssignment, decisions
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.macs import macs_by_layer
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
+from fliqs_keras.size_masks import alive_share
 
 __all__ = ["BitOps", "Cost", "CostTerm", "weighted"]
 
@@ -205,20 +206,31 @@ def layer_terms(
 ) -> list[CostTerm]:
     """Returns a term for each layer that multiplies with quantized weights.
 
+    Where the size of a layer is decided, too, it costs what is alive of it.
+
     Args:
         model: A model from `fliqs_keras.apply`.
-        price: What a layer costs, by the format of its weights and that of
-            its input, which is FP32 where it is not quantized.
+        price: What a whole layer costs, by the format of its weights and
+            that of its input, which is FP32 where it is not quantized.
 
     Raises:
         ValueError: If the weights of a layer belong to several decisions.
     """
     return [
-        _layer_term(layer, functools.partial(price, layer))
+        share_of(_layer_term(layer, functools.partial(price, layer)), layer)
         for layer in quantized_layers(model)
         # One that only quantizes activations multiplies nothing.
         if layer.weight_quantizers
     ]
+
+
+def share_of(term: CostTerm, layer: QuantizedLayer) -> CostTerm:
+    """Returns what of the cost of a whole layer its sizes leave."""
+    share = alive_share(layer.size_masks())
+    return CostTerm(
+        (*term.decisions, *share.decisions),
+        np.multiply.outer(term.values, share.values),
+    )
 
 
 def _layer_term(

@@ -223,7 +223,8 @@ class FormatTraining(keras.callbacks.Callback):
 
     def _examples_for(self, probes: list[np.ndarray]) -> float:
         trained = self._total_steps * self._batch_size
-        return _PROBE_SHARE * _PASSES_OF_TRAINING * trained / len(probes)
+        passes = _PROBE_SHARE * _PASSES_OF_TRAINING * trained
+        return passes / len(probes) / self._controller.probe_rounds
 
     def _batch_loss(self) -> float:
         """Returns the loss of the batch; `logs` holds the epoch's mean."""

@@ -1,7 +1,7 @@
 """Sizes that can be switched: which part of a layer is alive."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -142,3 +142,42 @@ class SizeMask(keras.layers.Layer):
             "decision": self.decision,
             "name": self.name,
         }
+
+
+class Share(NamedTuple):
+    """How much is alive, by the decisions that this depends on.
+
+    Attributes:
+        decisions: The names of the decisions.
+        values: The share, with an axis for each decision, and along it an
+            entry for each of its sizes.
+    """
+
+    decisions: tuple[str, ...]
+    values: np.ndarray
+
+
+def alive_share(masks: Sequence[SizeMask]) -> Share:
+    """Returns which share of a weight is alive, all masks of it together.
+
+    Masks of inputs, outputs and branches say nothing about that.
+
+    What masks of the same axes leave dead adds up: each is of other
+    positions, as of tensors that were concatenated. Axes, and whether the
+    layer is called at all, multiply.
+    """
+    masks = [mask for mask in masks if mask.subject in (WEIGHT, CALL)]
+    sizes = {mask.decision: len(mask.options) for mask in masks}
+    axis_of = {decision: axis for axis, decision in enumerate(sizes)}
+    dead: dict[int | str, Any] = {}
+    for mask in masks:
+        shape = [1] * len(sizes)
+        shape[axis_of[mask.decision]] = len(mask.options)
+        share = np.reshape(1.0 - mask.table.mean(axis=1), shape)
+        # Several blocks around a call each decide about all of it.
+        for axis in mask.axes if mask.subject == WEIGHT else [mask.decision]:
+            dead[axis] = dead.get(axis, 0.0) + share
+    values = np.ones(tuple(sizes.values()))
+    for share in dead.values():
+        values = values * (1.0 - share)
+    return Share(tuple(sizes), values)
