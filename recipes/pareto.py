@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     models,
@@ -55,16 +56,15 @@ UNIFORM = {
 _PROBED = 1024
 
 _WIDTHS = flags.DEFINE_multi_float(
-    "width", [0.5, 1.0, 2.0], "Width of the network; may be repeated.", 0.01
+    "width", [0.5, 1.0, 2.0], "Width of the network", 0.01
 )
 _SPACES = flags.DEFINE_multi_enum(
-    "space", list(SPACES), list(SPACES), "Search space; may be repeated."
+    "space", list(SPACES), list(SPACES), "Search space"
 )
 _FACTORS = flags.DEFINE_multi_float(
     "factor",
     [1.2, 1.8],
-    "Target, as a multiple of the cost of the narrowest format of the space; "
-    "may be repeated.",
+    "Target, as a multiple of the cost of the narrowest format of the space",
     1.0,
 )
 _DRAW_ONLY = flags.DEFINE_bool(
@@ -236,9 +236,7 @@ def draw(workdir: pathlib.Path) -> str:
     return table
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     config = {
         "dataset": dataset_flags.DATASET.value,
@@ -253,16 +251,11 @@ def main(argv):
         _FACTORS.value,
         seeds_flags.NUM_SEEDS.value,
     )
-    try:
-        if not _DRAW_ONLY.value:
-            dataset = data.load(
-                config["dataset"], dataset_flags.IDX_FOLDER.value
-            )
-            run(config, dataset, list(runs), workdir)
-        print(draw(workdir))
-    except (ImportError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
+    if not _DRAW_ONLY.value:
+        dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
+        run(config, dataset, list(runs), workdir)
+    print(draw(workdir))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

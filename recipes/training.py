@@ -77,14 +77,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
     Args:
         workdir: The folder. It may hold an earlier run of the same
-            configuration.
+            configuration, or one that ended before it wrote anything.
         config: The configuration.
 
     Raises:
         ValueError: If it holds a run of another configuration.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any(other != path for other in workdir.iterdir()):
         before = json.loads(path.read_text())["config"]
         if before != config:
             changed = {
