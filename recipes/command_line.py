@@ -17,8 +17,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     1. The one line that is printed says what to do. `--v=1` logs where the
     error was raised.
 
-    `--help` lists all flags that the recipe takes: also those that it shares
-    with others, of the modules `*_flags` that it imports.
+    `--help` lists all flags that the recipe takes, also those that it shares
+    with others.
 
     Args:
         main: Takes the command line without its flags, which is the program's
@@ -28,13 +28,27 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(functools.partial(_call, main), flags_parser=_parse)
 
 
+def flag_modules(recipe: types.ModuleType) -> list[str]:
+    """Returns the modules whose flags a recipe takes.
+
+    They are the recipe itself and all of this package that it imports.
+    """
+    names, waiting = [], [recipe]
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ not in names:
+            names.append(module.__name__)
+            waiting += [
+                value
+                for value in vars(module).values()
+                if isinstance(value, types.ModuleType)
+                and value.__name__.startswith("recipes.")
+            ]
+    return names
+
+
 def _adopt_flags(main: Callable) -> None:
-    names = [main.__module__]
-    for value in main.__globals__.values():
-        is_module = isinstance(value, types.ModuleType)
-        if is_module and value.__name__.endswith("_flags"):
-            names.append(value.__name__)
-    for name in names:
+    for name in flag_modules(sys.modules[main.__module__]):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

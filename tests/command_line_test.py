@@ -1,7 +1,9 @@
 """Recipes say what is wrong in one line, and how to put it right."""
 
 import importlib
+import pathlib
 import pkgutil
+import re
 import sys
 
 import pytest
@@ -20,16 +22,6 @@ RECIPES = [name for name, module in MODULES.items() if hasattr(module, "main")]
 app.define_help_flags()
 # They train nothing, or nothing for long.
 SMALL = ["--model=conv_net", "--epochs=1"]
-
-
-def shared_flags(recipe):
-    """Returns the modules of flags that a recipe shares with others."""
-    return [
-        module
-        for name, module in MODULES.items()
-        if name.endswith("_flags")
-        and any(value is module for value in vars(recipe).values())
-    ]
 
 
 @pytest.fixture
@@ -51,10 +43,12 @@ def call(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_lists_every_flag_with_its_help(name, call):
     _, captured = call(name, "--help")
+    source = pathlib.Path(MODULES[name].__file__).read_text()
+    shared = re.findall(r"(\w+_flags)\.[A-Z_]+\.value", source)
     taken = [
         flag
-        for module in (MODULES[name], *shared_flags(MODULES[name]))
-        for flag in flags.FLAGS.get_key_flags_for_module(module.__name__)
+        for module in {name, *shared}
+        for flag in flags.FLAGS.get_key_flags_for_module(f"recipes.{module}")
     ]
     assert taken
     for flag in taken:
@@ -92,6 +86,8 @@ WRONG_FLAGS = [
     ("clipping_study", ["--network=resnet"], "narrow_resnet"),
     ("study", ["--spaces=wide,narrow"], "wide, fliqs_s, fliqs_l"),
     ("study", ["--seeds=one"], "Expected whole numbers"),
+    ("sweep", ["--target_factors=1.2,b"], "Expected numbers"),
+    ("sweep", ["--model=resnet"], "path of a .keras file"),
     ("pareto", ["--space=wide"], "<fliqs_s|fliqs_l|"),
     ("pareto", ["--factor=0.5"], "0.5 is not number >= 1.0"),
 ]
@@ -110,6 +106,9 @@ WRONG_SETTINGS = [
     ("screenshots", ["--workdir=none"], "recipes.search --workdir"),
     ("sensitivity", [*SMALL, "--measured_formats=INT8"], "two formats"),
     ("sensitivity", [*SMALL, "--measured_formats=INT4,8"], "'8'"),
+    ("sweep", ["--seed=3"], "Expected --num_seeds"),
+    ("sweep", ["--target_factor=3"], "Expected --target_factors"),
+    ("sweep", ["--ray_address=auto"], "with --runner=ray"),
     ("pareto", ["--draw_only", "--workdir=none"], "without --draw_only first"),
 ]
 
