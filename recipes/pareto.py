@@ -98,20 +98,23 @@ def list_runs(
     factors: Sequence[float],
     num_seeds: int,
 ) -> Iterator[Run]:
-    """Yields the runs, seed by seed, so that a part is a whole comparison."""
-    kinds = dict.fromkeys(
-        "fliqs_l_float" if s.endswith("_float") else "fliqs_l" for s in spaces
-    )
+    """Yields the runs, so that the first ones are a whole comparison.
+
+    Seed by seed, in each of them integers before floats.
+    """
     for seed in range(num_seeds):
         for width in widths:
             yield Run(width, None, "float", None, seed)
-            for space in kinds:
-                for name in UNIFORM[space]:
-                    yield Run(width, space, "uniform", (name, 1.0), seed)
-            for space in spaces:
-                for factor in factors:
-                    budget = (NARROWEST[space], factor)
-                    yield Run(width, space, "search", budget, seed)
+        for uniform_space, names in UNIFORM.items():
+            of_kind = [s for s in spaces if NARROWEST[s] in names]
+            for width in widths if of_kind else ():
+                for name in names:
+                    budget = (name, 1.0)
+                    yield Run(width, uniform_space, "uniform", budget, seed)
+                for space in of_kind:
+                    for factor in factors:
+                        budget = (NARROWEST[space], factor)
+                        yield Run(width, space, "search", budget, seed)
 
 
 class Trainer:

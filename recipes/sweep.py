@@ -102,9 +102,10 @@ def check(outcomes: Iterable[sweep_runners.Outcome]) -> None:
         if outcome.exit_code:
             failed.append(outcome.job.log)
             print(f"{name}: failed, exit code {outcome.exit_code}", flush=True)
+        elif outcome.tries:
+            print(f"{name}: finished at try {outcome.tries}", flush=True)
         else:
-            tries = outcome.tries
-            print(f"{name}: {f'{tries} tries' if tries else 'kept'}")
+            print(f"{name}: kept", flush=True)
     if failed:
         raise ValueError(
             f"Expected all runs to finish. Received: {len(failed)} that did "
