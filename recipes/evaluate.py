@@ -7,10 +7,9 @@ import pathlib
 
 import keras
 import numpy as np
-from absl import app
 
 import fliqs_keras
-from recipes import data, dataset_flags, workdir_flags
+from recipes import command_line, data, dataset_flags, workdir_flags
 
 
 def run(workdir: pathlib.Path, dataset: data.Dataset) -> dict[str, float]:
@@ -48,20 +47,15 @@ def run(workdir: pathlib.Path, dataset: data.Dataset) -> dict[str, float]:
     }
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    try:
-        dataset = data.load(
-            dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-        )
-        found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+def main(_):
+    dataset = data.load(
+        dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
+    )
+    found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
     print(f"Keras            {found['accuracy_keras']:.4f}")
     print(f"LiteRT           {found['accuracy_tflite']:.4f}")
     print(f"same prediction  {found['agreement']:.4f}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

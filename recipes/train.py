@@ -13,10 +13,11 @@ import pathlib
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     model_flags,
@@ -84,9 +85,7 @@ def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
     return fliqs_keras.FormatAssignment.from_json(assignment)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     config = {
         "dataset": dataset_flags.DATASET.value,
         "idx_folder": dataset_flags.IDX_FOLDER.value,
@@ -97,13 +96,10 @@ def main(argv):
         "learning_rate": training_flags.LEARNING_RATE.value,
         "seed": model_flags.SEED.value,
     }
-    try:
-        report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
     for name, value in report.items():
         print(f"{name:<12}{value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -20,14 +20,39 @@ def fit(
 ) -> None:
     """Compiles and trains a classifier that returns logits.
 
-    Adam, whose learning rate falls to zero along a cosine.
-
     Args:
         model: The model.
         dataset: The data.
         config: `batch_size`, `epochs`, `learning_rate`, and `verbose` (2
             unless it is there).
         callbacks: Callbacks of `fit`.
+    """
+    compile_classifier(model, dataset, config)
+    model.fit(
+        dataset.x_train,
+        dataset.y_train,
+        batch_size=config["batch_size"],
+        epochs=config["epochs"],
+        callbacks=list(callbacks),
+        verbose=config.get("verbose", 2),
+    )
+
+
+def compile_classifier(
+    model: keras.Model,
+    dataset: data.Dataset,
+    config: Mapping[str, Any],
+    jit_compile: bool | str = "auto",
+) -> None:
+    """Compiles a classifier that returns logits.
+
+    Adam, whose learning rate falls to zero along a cosine.
+
+    Args:
+        model: The model.
+        dataset: The data that it will be trained on.
+        config: `batch_size`, `epochs` and `learning_rate`.
+        jit_compile: As in `keras.Model.compile`.
     """
     steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -37,14 +62,7 @@ def fit(
         optimizer=keras.optimizers.Adam(schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-    )
-    model.fit(
-        dataset.x_train,
-        dataset.y_train,
-        batch_size=config["batch_size"],
-        epochs=config["epochs"],
-        callbacks=list(callbacks),
-        verbose=config.get("verbose", 2),
+        jit_compile=jit_compile,
     )
 
 
@@ -59,14 +77,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
     Args:
         workdir: The folder. It may hold an earlier run of the same
-            configuration.
+            configuration, or one that ended before it wrote anything.
         config: The configuration.
 
     Raises:
         ValueError: If it holds a run of another configuration.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any(other != path for other in workdir.iterdir()):
         before = json.loads(path.read_text())["config"]
         if before != config:
             changed = {
