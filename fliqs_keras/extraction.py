@@ -9,6 +9,7 @@ from keras import ops
 
 from fliqs_keras import _keras
 from fliqs_keras.channel_graph import ChannelGraph, Layout, class_of
+from fliqs_keras.quantize import apply
 from fliqs_keras.quantized_containers import hold_quantized_layers
 from fliqs_keras.quantized_layers import (
     QuantizedLayer,
@@ -17,6 +18,7 @@ from fliqs_keras.quantized_layers import (
     quantized_layers,
 )
 from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.search_space import Formats, SearchSpace
 from fliqs_keras.size_masks import BRANCH, WEIGHT, SizeMask
 
 __all__ = ["extract"]
@@ -24,7 +26,10 @@ __all__ = ["extract"]
 _WIDTH_ARGUMENTS = ("filters", "units")
 
 
-def extract(model: keras.Model) -> keras.Model:
+def extract(
+    model: keras.Model,
+    search_space: SearchSpace | Formats | None = None,
+) -> keras.Model:
     """Returns the model that a search of sizes and formats found.
 
     A plain model of the sizes that the decisions stand on: smaller layers
@@ -37,6 +42,9 @@ def extract(model: keras.Model) -> keras.Model:
     Args:
         model: A model from `fliqs_keras.apply` with a search space that has
             an `architecture`. It is left as it is.
+        search_space: A space of formats to quantize the small model with, in
+            place of the formats of `model`, as `fliqs_keras.apply` does: to
+            search formats after the architecture. Defaults to none.
 
     Returns:
         The model, not compiled.
@@ -58,9 +66,17 @@ def extract(model: keras.Model) -> keras.Model:
         )
     alive = _Alive(model)
     small = _build_small(model, alive)
-    for small_layer in small.layers:
-        for pair in _pairs(model.get_layer(small_layer.name), small_layer):
-            _copy(*pair, alive)
+    pairs = [
+        pair
+        for small_layer in small.layers
+        for pair in _pairs(model.get_layer(small_layer.name), small_layer)
+    ]
+    for pair in pairs:
+        _copy_weights(*pair, alive)
+    if search_space is not None:
+        return apply(small, search_space, inplace=True)
+    for pair in pairs:
+        _copy_quantizers(*pair, alive)
     hold_quantized_layers(small)
     return small
 
@@ -180,8 +196,10 @@ def _pairs(
             yield from _pairs(*pair)
 
 
-def _copy(layer: keras.Layer, counterpart: keras.Layer, alive: _Alive) -> None:
-    """Copies what is alive of the weights, formats and thresholds."""
+def _copy_weights(
+    layer: keras.Layer, counterpart: keras.Layer, alive: _Alive
+) -> None:
+    """Copies what is alive of the weights."""
     state = {
         id(weight)
         for switch in (*_quantizers(layer), *_masks(layer))
@@ -196,6 +214,12 @@ def _copy(layer: keras.Layer, counterpart: keras.Layer, alive: _Alive) -> None:
     for weight, small_weight in zip(own, small, strict=True):
         value = ops.convert_to_numpy(_keras.master_value(weight))
         small_weight.assign(_take(value, alive.of_variable(layer, weight)))
+
+
+def _copy_quantizers(
+    layer: keras.Layer, counterpart: keras.Layer, alive: _Alive
+) -> None:
+    """Quantizes a layer as it was, with what is alive of the thresholds."""
     if not _quantizers(layer):
         return
     quantize_layer(counterpart, layer.quantize_config)
