@@ -65,7 +65,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config["seed"])
     dataset = data.load(config["dataset"], config["idx_folder"])
     float_model = models.load(
-        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+        config["model"],
+        dataset.x_train.shape[1:],
+        dataset.num_classes,
+        config.get("pretrained", False),
     )
     quantized = fliqs_keras.apply(float_model, config["formats"])
     search = fliqs_keras.FormatSearch(
@@ -153,6 +156,7 @@ def main(argv):
         "dataset": dataset_flags.DATASET.value,
         "idx_folder": dataset_flags.IDX_FOLDER.value,
         "model": model_flags.MODEL.value,
+        "pretrained": model_flags.PRETRAINED.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,

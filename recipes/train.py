@@ -52,7 +52,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config["seed"])
     dataset = data.load(config["dataset"], config["idx_folder"])
     model = models.load(
-        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+        config["model"],
+        dataset.x_train.shape[1:],
+        dataset.num_classes,
+        config.get("pretrained", False),
     )
     report = {}
     if config["assignment"] is None:
@@ -91,6 +94,7 @@ def main(argv):
         "dataset": dataset_flags.DATASET.value,
         "idx_folder": dataset_flags.IDX_FOLDER.value,
         "model": model_flags.MODEL.value,
+        "pretrained": model_flags.PRETRAINED.value,
         "assignment": _ASSIGNMENT.value,
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
