@@ -50,10 +50,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     """
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
-    dataset = data.load(config["dataset"], config["idx_folder"])
+    dataset = data.from_config(config)
     model = models.load(
         config["model"],
-        dataset.x_train.shape[1:],
+        dataset.image_shape,
         dataset.num_classes,
         config.get("pretrained", False),
     )
@@ -61,7 +61,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     if config["assignment"] is None:
         training.fit(model, dataset, config)
         # Moving averages lag where there are few steps.
-        fliqs_keras.recalibrate_batch_norm(model, dataset.x_train[:1024])
+        fliqs_keras.recalibrate_batch_norm(model, dataset.examples(1024)[0])
     else:
         model = fliqs_keras.apply(model, _formats(config["assignment"]))
         assignment = fliqs_keras.FormatAssignment.from_model(model)
@@ -91,8 +91,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
-        "dataset": dataset_flags.DATASET.value,
-        "idx_folder": dataset_flags.IDX_FOLDER.value,
+        **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "assignment": _ASSIGNMENT.value,

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from recipes import data
 
 def fit(
     model: keras.Model,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     config: Mapping[str, Any],
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
@@ -29,7 +29,7 @@ def fit(
             unless it is there).
         callbacks: Callbacks of `fit`.
     """
-    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
+    steps = -(-dataset.train_size // config["batch_size"]) * config["epochs"]
     schedule = keras.optimizers.schedules.CosineDecay(
         config["learning_rate"], steps
     )
@@ -39,19 +39,43 @@ def fit(
         metrics=["accuracy"],
     )
     model.fit(
-        dataset.x_train,
-        dataset.y_train,
-        batch_size=config["batch_size"],
+        **dataset.fit_arguments(config["batch_size"], config.get("seed", 0)),
         epochs=config["epochs"],
         callbacks=list(callbacks),
         verbose=config.get("verbose", 2),
     )
 
 
-def accuracy(model: keras.Model, dataset: data.Dataset) -> float:
+def accuracy(model: keras.Model, dataset: data.AnyDataset) -> float:
     """Returns the accuracy on the held-out part."""
-    predicted = model.predict(dataset.x_test, verbose=0).argmax(axis=1)
-    return float(np.mean(predicted == dataset.y_test))
+    (predicted,), labels = predictions(dataset, predictor(model))
+    return float(np.mean(predicted == labels))
+
+
+def predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from images to the logits of a model."""
+    return lambda images: model.predict(images, verbose=0)
+
+
+def predictions(
+    dataset: data.AnyDataset, *predict: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Classifies the held-out part.
+
+    Args:
+        dataset: The data.
+        *predict: Functions from images to logits.
+
+    Returns:
+        The classes that each function finds most likely, and the labels.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in predict]
+    labels = []
+    for images, expected in dataset.test_batches():
+        labels.append(expected)
+        for function, classes in zip(predict, found, strict=True):
+            classes.append(function(images).argmax(axis=1))
+    return [np.concatenate(x) for x in found], np.concatenate(labels)
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -1,0 +1,97 @@
+"""What a network of the paper takes, and whether all of the way works."""
+
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import fliqs_keras
+from recipes import paper_models
+
+# The formats of the columns of costs.
+FORMATS = ("INT4", "INT8", "BF16")
+
+
+def measure_costs(model: keras.Model) -> dict[str, Any]:
+    """Returns parameters, multiplications and GBOPs in uniform formats.
+
+    Args:
+        model: A model to which `fliqs_keras.apply` gave all of `FORMATS`.
+    """
+    summary = fliqs_keras.summary(model)
+    cost = fliqs_keras.BitOps()
+    macs = {row.path: row.macs for row in summary.quantized}
+    excited = sum(n for path, n in macs.items() if "_se_" in path)
+    decisions = fliqs_keras.FormatAssignment.from_model(model)
+    return {
+        "parameters": model.count_params(),
+        "layers": len(decisions),
+        "gmacs": sum(macs.values()) / 1e9,
+        "squeeze_excite_share": excited / sum(macs.values()),
+        "gbops": {
+            name: cost(model, dict.fromkeys(decisions, name))
+            for name in FORMATS
+        },
+    }
+
+
+def check(
+    name: str, input_shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Builds, quantizes, trains a step, exports and verifies a network.
+
+    Its layers stand on INT4 and INT8 in turn. The step has one image of
+    noise.
+
+    Args:
+        name: A name of `paper_models`.
+        input_shape: Shape of the images. Defaults to that which the network
+            is made for.
+
+    Returns:
+        The costs, and what the export left in float, the size of the file,
+        how far it is from Keras, and the seconds that all took.
+    """
+    keras.utils.set_random_seed(0)
+    float_model = paper_models.build(name, input_shape)
+    seconds = {}
+    start = time.perf_counter()
+    model = fliqs_keras.apply(float_model, FORMATS)
+    seconds["apply"] = time.perf_counter() - start
+    result = {"image_size": model.input_shape[1], **measure_costs(model)}
+    decisions = fliqs_keras.FormatAssignment.from_model(model)
+    fliqs_keras.FormatAssignment(
+        {d: FORMATS[i % 2] for i, d in enumerate(decisions)}
+    ).apply_to(model)
+    image = np.random.default_rng(0).random((1, *model.input_shape[1:]))
+    image = image.astype("float32")
+    start = time.perf_counter()
+    result["loss"] = _train_a_step(model, image)
+    seconds["first step"] = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.tflite"
+        start = time.perf_counter()
+        report = fliqs_keras.export_tflite(model, path)
+        seconds["export"] = time.perf_counter() - start
+        found = fliqs_keras.verify_export(model, path, image)
+    return {
+        **result,
+        "seconds": seconds,
+        "file_bytes": report.file_bytes,
+        "left_in_float": [row.path for row in report.left_in_float],
+        "agrees": found.agrees,
+        "mean_difference": max(
+            row.mean for rows in found.runs.values() for row in rows
+        ),
+    }
+
+
+def _train_a_step(model: keras.Model, image: np.ndarray) -> float:
+    model.compile(
+        optimizer=keras.optimizers.SGD(1e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return float(model.train_on_batch(image, np.zeros(1, "int32")))
