@@ -29,7 +29,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        return self.x_train.shape[1:]
+        return self.x_test.shape[1:]
 
     @property
     def train_size(self) -> int:

@@ -93,5 +93,7 @@ def _train_a_step(model: keras.Model, image: np.ndarray) -> float:
     model.compile(
         optimizer=keras.optimizers.SGD(1e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # XLA compiles for minutes, for a single step.
+        jit_compile=False,
     )
     return float(model.train_on_batch(image, np.zeros(1, "int32")))

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import app, flags
 
-from recipes import model_checks, paper_models
+from recipes import model_checks
 from recipes.paper_costs import PRINTED_GBOPS
 
 NETWORKS = (
@@ -159,7 +159,7 @@ _REMARKS = """\
 ## From `apply` to the file
 
 On two cores of a CPU: `apply` with INT4, INT8 and BF16, one training step of
-one image with INT4 and INT8 in turn (most of it is tracing and compiling), and
+one image with INT4 and INT8 in turn (most of it is tracing), and
 `export_tflite` in dequantize mode. Weights left in float are those that were
 to be stored in low bits and could not. The difference is the mean one from the
 outputs of Keras, as a part of their range, with or without XNNPACK, of
@@ -174,7 +174,7 @@ def main(argv):
     names = _MODELS.value
     if names is None:
         names = [n for n in NETWORKS if not (folder / f"{n}.json").exists()]
-    if unknown := [n for n in names if not paper_models.is_name(n)]:
+    if unknown := sorted({*names} - {*NETWORKS}):
         raise app.UsageError(
             f"Expected --models of {list(NETWORKS)}. Received: {unknown}"
         )

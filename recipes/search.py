@@ -23,6 +23,7 @@ from recipes import (
     dataset_flags,
     model_flags,
     models,
+    preset_flags,
     training,
     training_flags,
     workdir_flags,
@@ -156,6 +157,7 @@ def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    preset_flags.use()
     config = {
         **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
@@ -167,6 +169,7 @@ def main(argv):
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
         "learning_rate": training_flags.LEARNING_RATE.value,
+        "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)

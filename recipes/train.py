@@ -21,6 +21,7 @@ from recipes import (
     dataset_flags,
     model_flags,
     models,
+    preset_flags,
     training,
     training_flags,
     workdir_flags,
@@ -90,6 +91,7 @@ def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    preset_flags.use()
     config = {
         **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
@@ -98,6 +100,7 @@ def main(argv):
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
         "learning_rate": training_flags.LEARNING_RATE.value,
+        "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
     try:

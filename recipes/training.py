@@ -1,5 +1,6 @@
 """How recipes train, and where they keep what came of it."""
 
+import functools
 import json
 import pathlib
 import platform
@@ -11,6 +12,12 @@ import numpy as np
 
 from recipes import data
 
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+}
+
 
 def fit(
     model: keras.Model,
@@ -20,13 +27,13 @@ def fit(
 ) -> None:
     """Compiles and trains a classifier that returns logits.
 
-    Adam, whose learning rate falls to zero along a cosine.
+    The learning rate falls to zero along a cosine.
 
     Args:
         model: The model.
         dataset: The data.
-        config: `batch_size`, `epochs`, `learning_rate`, and `verbose` (2
-            unless it is there).
+        config: `batch_size`, `epochs`, `learning_rate`, and, unless they are
+            these, `optimizer` ("adam"), `seed` (0) and `verbose` (2).
         callbacks: Callbacks of `fit`.
     """
     steps = -(-dataset.train_size // config["batch_size"]) * config["epochs"]
@@ -34,7 +41,7 @@ def fit(
         config["learning_rate"], steps
     )
     model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
+        optimizer=OPTIMIZERS[config.get("optimizer", "adam")](schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
