@@ -158,7 +158,7 @@ _REMARKS = """\
 
 ## From `apply` to the file
 
-On two cores of a CPU: `apply` with INT4, INT8 and BF16, one training step of
+Seconds of one CPU core: `apply` with INT4, INT8 and BF16, one training step of
 one image with INT4 and INT8 in turn (most of it is tracing), and
 `export_tflite` in dequantize mode. Weights left in float are those that were
 to be stored in low bits and could not. The difference is the mean one from the
