@@ -15,25 +15,34 @@ from recipes import paper_models
 FORMATS = ("INT4", "INT8", "BF16")
 
 
-def measure_costs(model: keras.Model) -> dict[str, Any]:
-    """Returns parameters, multiplications and GBOPs in uniform formats.
+def measure_costs(
+    name: str, input_shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Returns what a network takes in uniform formats.
 
     Args:
-        model: A model to which `fliqs_keras.apply` gave all of `FORMATS`.
+        name: A name of `paper_models`.
+        input_shape: Shape of the images. Defaults to that which the network
+            is made for.
+
+    Returns:
+        Parameters, decisions, multiplications and GBOPs.
     """
+    model = fliqs_keras.apply(paper_models.build(name, input_shape), FORMATS)
     summary = fliqs_keras.summary(model)
     cost = fliqs_keras.BitOps()
     macs = {row.path: row.macs for row in summary.quantized}
     excited = sum(n for path, n in macs.items() if "_se_" in path)
     decisions = fliqs_keras.FormatAssignment.from_model(model)
     return {
+        "image_size": model.inputs[0].shape[1],
         "parameters": model.count_params(),
-        "layers": len(decisions),
+        "decisions": len(decisions),
         "gmacs": sum(macs.values()) / 1e9,
         "squeeze_excite_share": excited / sum(macs.values()),
         "gbops": {
-            name: cost(model, dict.fromkeys(decisions, name))
-            for name in FORMATS
+            number_format: cost(model, dict.fromkeys(decisions, number_format))
+            for number_format in FORMATS
         },
     }
 
@@ -52,8 +61,8 @@ def check(
             is made for.
 
     Returns:
-        The costs, and what the export left in float, the size of the file,
-        how far it is from Keras, and the seconds of a CPU that all took.
+        What the export left in float, the size of the file, how far it is
+        from Keras, and the seconds of a CPU that all took.
     """
     keras.utils.set_random_seed(0)
     float_model = paper_models.build(name, input_shape)
@@ -61,15 +70,14 @@ def check(
     start = time.process_time()
     model = fliqs_keras.apply(float_model, FORMATS)
     seconds["apply"] = time.process_time() - start
-    result = {"image_size": model.input_shape[1], **measure_costs(model)}
     decisions = fliqs_keras.FormatAssignment.from_model(model)
     fliqs_keras.FormatAssignment(
         {d: FORMATS[i % 2] for i, d in enumerate(decisions)}
     ).apply_to(model)
-    image = np.random.default_rng(0).random((1, *model.input_shape[1:]))
+    image = np.random.default_rng(0).random((1, *model.inputs[0].shape[1:]))
     image = image.astype("float32")
     start = time.process_time()
-    result["loss"] = _train_a_step(model, image)
+    loss = _train_a_step(model, image)
     seconds["first step"] = time.process_time() - start
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
@@ -78,7 +86,7 @@ def check(
         seconds["export"] = time.process_time() - start
         found = fliqs_keras.verify_export(model, path, image)
     return {
-        **result,
+        "loss": loss,
         "seconds": seconds,
         "file_bytes": report.file_bytes,
         "left_in_float": [row.path for row in report.left_in_float],
@@ -86,6 +94,7 @@ def check(
         "mean_difference": max(
             row.mean for rows in found.runs.values() for row in rows
         ),
+        "keras_noise": max((row.mean for row in found.keras_noise), default=0),
     }
 
 

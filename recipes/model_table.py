@@ -2,16 +2,17 @@
 
     python -m recipes.model_table
 
-Each network is quantized, trained for a step, exported and verified in a
-process of its own; what was measured is kept in --measurements, so that
---models may name those to measure anew. Takes about an hour on two cores.
+The costs of all networks come first. Then each is quantized, trained for a
+step, exported and verified. Each is measured in a process of its own, and what
+was measured is kept in --measurements: --models names those to measure anew.
+Takes about an hour on two idle cores.
 """
 
 import concurrent.futures
 import json
 import multiprocessing
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import app, flags
@@ -46,53 +47,74 @@ _MEASUREMENTS = flags.DEFINE_string(
 )
 _PAGE = flags.DEFINE_string("page", "docs/models.md", "The page to write.")
 
+PARTS = {"costs": model_checks.measure_costs, "check": model_checks.check}
+
 Measurements = Mapping[str, Mapping[str, Any]]
 
 
-def measure(name: str, folder: pathlib.Path) -> None:
-    """Checks a network in a process of its own, and keeps what came of it.
+def measure(what: str, name: str, folder: pathlib.Path) -> None:
+    """Measures a network in a process of its own, and keeps what came of it.
 
     A failure is kept, too.
+
+    Args:
+        what: A part of `PARTS`.
+        name: The network.
+        folder: Folder of what was measured.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
         try:
-            found = executor.submit(model_checks.check, name).result()
+            found = executor.submit(PARTS[what], name).result()
         except Exception as error:  # noqa: BLE001
             found = {"failed": f"{type(error).__name__}: {error}"}
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    _path(what, name, folder).write_text(json.dumps(found, indent=2) + "\n")
 
 
-def read(folder: pathlib.Path) -> Measurements:
-    """Returns what was measured, by the name of the network."""
-    paths = [folder / f"{name}.json" for name in NETWORKS]
-    return {p.stem: json.loads(p.read_text()) for p in paths if p.exists()}
+def read(what: str, folder: pathlib.Path) -> Measurements:
+    """Returns a part of what was measured, by the name of the network."""
+    return {
+        name: json.loads(path.read_text())
+        for name in NETWORKS
+        if (path := _path(what, name, folder)).exists()
+    }
 
 
-def render(measurements: Measurements) -> str:
+def _path(what: str, name: str, folder: pathlib.Path) -> pathlib.Path:
+    return folder / f"{name}.{what}.json"
+
+
+def render(costs: Measurements, checks: Measurements) -> str:
     """Renders the page."""
-    done = {k: v for k, v in measurements.items() if "failed" not in v}
-    lines = [_HEADER]
-    lines += [
-        "| network | image | parameters | GMACs | INT4 | INT8 | BF16 | printed "
-        "by the paper | largest difference |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_costs(name, row) for name, row in done.items()),
+    excited = [x.get("squeeze_excite_share", 0.0) for x in costs.values()]
+    lines = [
+        _HEADER,
+        "| network | image | parameters | decisions | GMACs | INT4 | INT8 | "
+        "BF16 | printed by the paper | largest difference |",
+        "|---" * 10 + "|",
+        *(_row(_cost_cells, 10, name, row) for name, row in costs.items()),
         "",
-        _REMARKS.format(
-            share=max([r["squeeze_excite_share"] for r in done.values()] + [0])
-        ),
-        "| network | decisions | apply | first step | export | file, MB | left "
-        "in float | differs from Keras | |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_check(name, row) for name, row in measurements.items()),
+        _REMARKS.format(share=max([0.0, *excited])),
+        "| network | apply | first step | export | file, MB | left in float | "
+        "differs from Keras | Keras from itself | |",
+        "|---" * 9 + "|",
+        *(_row(_check_cells, 9, name, row) for name, row in checks.items()),
     ]
+    if missing := [name for name in costs if name not in checks]:
+        lines += ["", f"Not run yet: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def _costs(name: str, row: Mapping[str, Any]) -> str:
+def _row(cells: Callable, columns: int, name: str, row: Mapping) -> str:
+    if "failed" in row:
+        found = [*[""] * (columns - 2), f"**{row['failed']}**"]
+    else:
+        found = cells(name, row)
+    return f"| {' | '.join(map(str, [name, *found]))} |"
+
+
+def _cost_cells(name: str, row: Mapping[str, Any]) -> list[Any]:
     gbops = [row["gbops"][f] for f in model_checks.FORMATS]
     printed = PRINTED_GBOPS.get(name)
     difference = "—"
@@ -102,32 +124,27 @@ def _costs(name: str, row: Mapping[str, Any]) -> str:
             for ours, theirs in zip(gbops, printed, strict=True)
         )
         difference = f"{most:.2%}"
-    cells = [
-        name,
+    return [
         row["image_size"],
         f"{row['parameters'] / 1e6:.2f} M",
+        row["decisions"],
         f"{row['gmacs']:.3f}",
         *(f"{x:.4g}" for x in gbops),
         " / ".join(printed) if printed else "not known to us",
         difference,
     ]
-    return f"| {' | '.join(map(str, cells))} |"
 
 
-def _check(name: str, row: Mapping[str, Any]) -> str:
-    if "failed" in row:
-        return f"| {name} |" + " |" * 7 + f" **{row['failed']}** |"
+def _check_cells(name: str, row: Mapping[str, Any]) -> list[Any]:
     seconds = row["seconds"]
-    cells = [
-        name,
-        row["layers"],
+    return [
         *(f"{seconds[s]:.0f} s" for s in ("apply", "first step", "export")),
         f"{row['file_bytes'] / 1e6:.1f}",
         len(row["left_in_float"]),
         f"{row['mean_difference']:.0e}",
+        f"{row['keras_noise']:.0e}",
         "ok" if row["agrees"] else "**disagrees**",
     ]
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 _HEADER = """\
@@ -162,8 +179,10 @@ Seconds of one CPU core: `apply` with INT4, INT8 and BF16, one training step of
 one image with INT4 and INT8 in turn (most of it is tracing), and
 `export_tflite` in dequantize mode. Weights left in float are those that were
 to be stored in low bits and could not. The difference is the mean one from the
-outputs of Keras, as a part of their range, with or without XNNPACK, of
-untrained weights.
+outputs of Keras, as a part of their range, with or without XNNPACK; the weights
+are untrained. Keras compiled by XLA differs from Keras op by op as the next
+column says: where a value is near a tie, the order of additions turns it into
+another code.
 """
 
 
@@ -171,19 +190,19 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     folder = pathlib.Path(_MEASUREMENTS.value)
-    names = _MODELS.value
-    if names is None:
-        names = [n for n in NETWORKS if not (folder / f"{n}.json").exists()]
-    if unknown := sorted({*names} - {*NETWORKS}):
+    if unknown := sorted({*(_MODELS.value or ())} - {*NETWORKS}):
         raise app.UsageError(
             f"Expected --models of {list(NETWORKS)}. Received: {unknown}"
         )
-    for name in names:
-        print(f"Measuring {name}", flush=True)
-        measure(name, folder)
+    for what in PARTS:
+        done = {} if _MODELS.value else read(what, folder)
+        for name in _MODELS.value or NETWORKS:
+            if name not in done:
+                print(f"Measuring {what} of {name}", flush=True)
+                measure(what, name, folder)
     page = pathlib.Path(_PAGE.value)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(read(folder)))
+    page.write_text(render(read("costs", folder), read("check", folder)))
     print(f"Wrote {page}")
 
 
