@@ -8,10 +8,9 @@ import pathlib
 
 import keras
 import numpy as np
-from absl import app
 
 import fliqs_keras
-from recipes import data, dataset_flags, training, workdir_flags
+from recipes import command_line, data, dataset_flags, training, workdir_flags
 
 
 def run(workdir: pathlib.Path, dataset: data.AnyDataset) -> dict[str, float]:
@@ -50,18 +49,13 @@ def run(workdir: pathlib.Path, dataset: data.AnyDataset) -> dict[str, float]:
     }
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    try:
-        dataset = data.from_config(dataset_flags.settings())
-        found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+def main(_):
+    dataset = data.from_config(dataset_flags.settings())
+    found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
     print(f"Keras            {found['accuracy_keras']:.4f}")
     print(f"LiteRT           {found['accuracy_tflite']:.4f}")
     print(f"same prediction  {found['agreement']:.4f}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -10,10 +10,10 @@ import pathlib
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, workdir_flags
+from recipes import command_line, data, dataset_flags, workdir_flags
 
 _FILE_FORMAT = flags.DEFINE_enum(
     "file_format", "tflite", ["tflite", "onnx"], "What to write."
@@ -63,21 +63,16 @@ def run(
     )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     options = {
         "mode": _MODE.value,
         "integer_io": _INTEGER_IO.value,
         "weight_storage": _STORAGE.value,
     }
-    try:
-        dataset = data.from_config(dataset_flags.settings())
-        workdir = pathlib.Path(workdir_flags.WORKDIR.value)
-        print(run(workdir, dataset, _FILE_FORMAT.value, **options))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    dataset = data.from_config(dataset_flags.settings())
+    workdir = pathlib.Path(workdir_flags.WORKDIR.value)
+    print(run(workdir, dataset, _FILE_FORMAT.value, **options))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -15,9 +15,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from recipes import model_checks
+from recipes import command_line, model_checks
 from recipes.paper_costs import PRINTED_GBOPS
 
 NETWORKS = (
@@ -186,12 +186,10 @@ another code.
 """
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     folder = pathlib.Path(_MEASUREMENTS.value)
     if unknown := sorted({*(_MODELS.value or ())} - {*NETWORKS}):
-        raise app.UsageError(
+        raise ValueError(
             f"Expected --models of {list(NETWORKS)}. Received: {unknown}"
         )
     for what in PARTS:
@@ -207,4 +205,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -17,7 +17,10 @@ MODELS = (
 
 
 def build(
-    name: str, input_shape: tuple[int, int, int], num_classes: int
+    name: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    width: float = 1.0,
 ) -> keras.Model:
     """Builds a classifier that returns logits.
 
@@ -34,12 +37,16 @@ def build(
             patches.
         input_shape: Height, width and channels of the images.
         num_classes: Number of classes.
+        width: Multiple of the numbers of filters, or of the width of the
+            transformer.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown or the width is not positive.
     """
     if name not in MODELS:
         raise ValueError(f"Expected one of {MODELS}. Received: {name!r}")
+    if not width > 0:
+        raise ValueError(f"Expected a positive `width`. Received: {width!r}")
     inputs = keras.Input(input_shape, name="image")
     body = {
         "conv_net": _conv_body,
@@ -48,7 +55,7 @@ def build(
         "separable_net": _separable_body,
         "vision_transformer": _transformer_body,
     }[name]
-    outputs = layers.Dense(num_classes, name="head")(body(inputs))
+    outputs = layers.Dense(num_classes, name="head")(body(inputs, width))
     return keras.Model(inputs, outputs, name=name)
 
 
@@ -101,25 +108,27 @@ def load(
     return loaded
 
 
-def _conv_body(x):
-    x = _normalized(_conv(16, 3, 1, "stem"), x)
+def _conv_body(x, width):
+    x = _normalized(_conv(_scale(16, width), 3, 1, "stem"), x)
     for number, filters in enumerate([32, 64], start=1):
+        filters = _scale(filters, width)
         x = _normalized(_conv(filters, 3, 2, f"conv_{number}"), x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _depthwise_body(x):
-    x = _normalized(_conv(16, 3, 1, "stem"), x)
+def _depthwise_body(x, width):
+    x = _normalized(_conv(_scale(16, width), 3, 1, "stem"), x)
     for number, filters in enumerate([32, 64], start=1):
-        x = _separable(filters, 2, number, x)
+        x = _separable(_scale(filters, width), 2, number, x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _resnet_body(x):
-    x = _normalized(_conv(8, 3, 2, "stem"), x)
+def _resnet_body(x, width):
+    x = _normalized(_conv(_scale(8, width), 3, 2, "stem"), x)
     blocks = [(16, 2), (24, 2), (24, 1)]
     for number, (filters, strides) in enumerate(blocks, start=1):
         name = f"block_{number}"
+        filters = _scale(filters, width)
         shortcut = x
         if strides > 1:
             shortcut = _normalized(
@@ -132,15 +141,16 @@ def _resnet_body(x):
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _separable_body(x):
-    x = _normalized(_conv(8, 3, 2, "stem"), x)
+def _separable_body(x, width):
+    x = _normalized(_conv(_scale(8, width), 3, 2, "stem"), x)
     blocks = [(16, 2), (32, 1), (32, 2), (64, 1)]
     for number, (filters, strides) in enumerate(blocks, start=1):
-        x = _separable(filters, strides, number, x)
+        x = _separable(_scale(filters, width), strides, number, x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _transformer_body(x, width=32, heads=2, depth=2):
+def _transformer_body(x, width, heads=2, depth=2):
+    width = heads * _scale(32 // heads, width)
     patch = x.shape[1] // 4
     x = layers.Conv2D(width, patch, strides=patch, name="patches")(x)
     x = layers.Reshape((-1, width), name="tokens")(x)
@@ -185,6 +195,10 @@ class PositionEmbedding(layers.Layer):
 
     def call(self, inputs):
         return inputs + self.embedding
+
+
+def _scale(count, width):
+    return max(1, round(count * width))
 
 
 def _conv(filters, size, strides, name):

@@ -15,10 +15,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     model_flags,
@@ -154,9 +155,7 @@ def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
     )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     preset_flags.use()
     config = {
         **dataset_flags.settings(),
@@ -173,12 +172,9 @@ def main(argv):
         "seed": model_flags.SEED.value,
     }
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
-    try:
-        report = run(config, workdir)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    report = run(config, workdir)
     _print_table(report, workdir)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

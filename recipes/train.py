@@ -13,10 +13,11 @@ import pathlib
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     model_flags,
@@ -88,9 +89,7 @@ def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
     return fliqs_keras.FormatAssignment.from_json(assignment)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     preset_flags.use()
     config = {
         **dataset_flags.settings(),
@@ -103,13 +102,10 @@ def main(argv):
         "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
-    try:
-        report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
     for name, value in report.items():
         print(f"{name:<12}{value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

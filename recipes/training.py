@@ -27,14 +27,38 @@ def fit(
 ) -> None:
     """Compiles and trains a classifier that returns logits.
 
-    The learning rate falls to zero along a cosine.
-
     Args:
         model: The model.
         dataset: The data.
         config: `batch_size`, `epochs`, `learning_rate`, and, unless they are
             these, `optimizer` ("adam"), `seed` (0) and `verbose` (2).
         callbacks: Callbacks of `fit`.
+    """
+    compile_classifier(model, dataset, config)
+    model.fit(
+        **dataset.fit_arguments(config["batch_size"], config.get("seed", 0)),
+        epochs=config["epochs"],
+        callbacks=list(callbacks),
+        verbose=config.get("verbose", 2),
+    )
+
+
+def compile_classifier(
+    model: keras.Model,
+    dataset: data.AnyDataset,
+    config: Mapping[str, Any],
+    jit_compile: bool | str = "auto",
+) -> None:
+    """Compiles a classifier that returns logits.
+
+    The learning rate falls to zero along a cosine.
+
+    Args:
+        model: The model.
+        dataset: The data that it will be trained on.
+        config: `batch_size`, `epochs`, `learning_rate` and, unless it is
+            "adam", `optimizer`.
+        jit_compile: As in `keras.Model.compile`.
     """
     steps = -(-dataset.train_size // config["batch_size"]) * config["epochs"]
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -44,12 +68,7 @@ def fit(
         optimizer=OPTIMIZERS[config.get("optimizer", "adam")](schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-    )
-    model.fit(
-        **dataset.fit_arguments(config["batch_size"], config.get("seed", 0)),
-        epochs=config["epochs"],
-        callbacks=list(callbacks),
-        verbose=config.get("verbose", 2),
+        jit_compile=jit_compile,
     )
 
 
@@ -90,14 +109,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
     Args:
         workdir: The folder. It may hold an earlier run of the same
-            configuration.
+            configuration, or one that ended before it wrote anything.
         config: The configuration.
 
     Raises:
         ValueError: If it holds a run of another configuration.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any(other != path for other in workdir.iterdir()):
         before = json.loads(path.read_text())["config"]
         if before != config:
             changed = {
