@@ -31,7 +31,7 @@ _STORAGE = flags.DEFINE_enum(
 
 def run(
     workdir: pathlib.Path,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     file_format: str = "tflite",
     **options: Any,
 ) -> fliqs_keras.ExportReport:
@@ -39,7 +39,7 @@ def run(
 
     Args:
         workdir: Folder with `model.keras`.
-        dataset: Data whose held-out part the file is compared on.
+        dataset: Data; the file is compared on some of its held-out part.
         file_format: `"tflite"` or `"onnx"`.
         **options: For `fliqs_keras.export_tflite`.
 
@@ -53,12 +53,13 @@ def run(
             "`python -m recipes.search --workdir=...` writes it"
         )
     model = keras.saving.load_model(path)
+    images = next(iter(dataset.test_batches()))[0]
     if file_format == "onnx":
         return fliqs_keras.export_onnx(
-            model, workdir / "model.onnx", verify_data=dataset.x_test
+            model, workdir / "model.onnx", verify_data=images
         )
     return fliqs_keras.export_tflite(
-        model, workdir / "model.tflite", verify_data=dataset.x_test, **options
+        model, workdir / "model.tflite", verify_data=images, **options
     )
 
 
@@ -68,9 +69,7 @@ def main(_):
         "integer_io": _INTEGER_IO.value,
         "weight_storage": _STORAGE.value,
     }
-    dataset = data.load(
-        dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-    )
+    dataset = data.from_config(dataset_flags.settings())
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     print(run(workdir, dataset, _FILE_FORMAT.value, **options))
 

@@ -1,9 +1,11 @@
-"""Small image classifiers for the recipes."""
+"""Small image classifiers for the recipes, and models by name or file."""
 
 import pathlib
 
 import keras
 from keras import layers, ops
+
+from recipes import paper_models
 
 MODELS = (
     "conv_net",
@@ -57,26 +59,43 @@ def build(
     return keras.Model(inputs, outputs, name=name)
 
 
+def is_name(model: str) -> bool:
+    """Returns whether a small network, or one of ImageNet, has the name."""
+    return model in MODELS or paper_models.is_name(model)
+
+
 def load(
-    model: str, input_shape: tuple[int, int, int], num_classes: int
+    model: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    pretrained: bool = False,
 ) -> keras.Model:
     """Builds a network by its name, or loads a float model from a file.
 
     Args:
-        model: One of `MODELS`, or the path of a `.keras` file.
+        model: One of `MODELS`, the name of a network of `paper_models`, or
+            the path of a `.keras` file.
         input_shape: Height, width and channels of the images.
         num_classes: Number of classes.
+        pretrained: Whether to load weights for ImageNet.
 
     Raises:
-        ValueError: If there is no such file, or if its model takes or returns
-            other shapes.
+        ValueError: If there is no such file, if its model takes or returns
+            other shapes, or if there are no weights to load.
     """
+    if paper_models.is_name(model):
+        return paper_models.build(model, input_shape, num_classes, pretrained)
+    if pretrained:
+        raise ValueError(
+            f"Expected one of {paper_models.NAMES}, of which some have weights "
+            f"for ImageNet. Received: {model!r}, with --pretrained"
+        )
     if model in MODELS:
         return build(model, input_shape, num_classes)
     if not pathlib.Path(model).is_file():
         raise ValueError(
-            f"Expected one of {MODELS}, or the path of a .keras file. "
-            f"Received: {model!r}, which is not there"
+            f"Expected one of {MODELS + paper_models.NAMES}, or the path of a "
+            f".keras file. Received: {model!r}, which is not there"
         )
     loaded = keras.saving.load_model(model)
     shapes = loaded.input_shape[1:], loaded.output_shape[1:]
