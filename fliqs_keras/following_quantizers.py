@@ -102,4 +102,4 @@ class ActivationQuantizer(SwitchableQuantizer):
         )[:, 0]
         before = ops.convert_to_tensor(self.thresholds)
         average = before + _OBSERVATION_RATE * (best - before)
-        return ops.where(ops.isnan(before), best, average)
+        return ops.where(ops.isinf(before), best, average)
