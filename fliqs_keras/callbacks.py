@@ -1,6 +1,7 @@
 """The search, as a callback of `fit`."""
 
 import os
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,9 @@ class FormatSearch(FormatTraining):
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says;
             needed when it cannot know, as with a generator of no length.
-        seed: Seed of the samples of `"reinforce"`.
+        seed: Seed of the samples of `"reinforce"`. Defaults to one drawn from
+            Python's generator, which `keras.utils.set_random_seed` and, alike
+            on every process, `keras.distribution.initialize` seed.
         log_dir: Folder for a log, written while the search runs:
             `search.jsonl`, which `fliqs_keras.read_search_log` reads, and
             event files where TensorBoard is installed. Defaults to none.
@@ -168,7 +171,7 @@ class FormatSearch(FormatTraining):
             total_steps,
             # Not the dearest: a layer may cost nothing in any format.
             widest=[widest_option(d) for d in self._decisions],
-            seed=self.seed,
+            seed=random.getrandbits(32) if self.seed is None else self.seed,
             others=self._limits[1:],
             sizes=sizes,
         )

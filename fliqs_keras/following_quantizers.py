@@ -32,12 +32,12 @@ class WeightQuantizer(SwitchableQuantizer):
         largest = self.range_of(x)
         before = ops.convert_to_tensor(self.range)
         growth = largest / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+        now = ops.convert_to_tensor(self.thresholds)
         # A channel that was all zero has no proportion yet: do not clip it.
-        followed = ops.where(
-            before[None] > 0,
-            ops.convert_to_tensor(self.thresholds) * growth[None],
-            largest[None],
-        )
+        # A threshold at the largest magnitude stays there to the bit: one
+        # rounded to just below it would stop the gradient of that weight.
+        has_share = ops.logical_and(before[None] > 0, now != before[None])
+        followed = ops.where(has_share, now * growth[None], largest[None])
         self._assign(followed, largest)
 
 
@@ -101,4 +101,4 @@ class ActivationQuantizer(SwitchableQuantizer):
         )[:, 0]
         before = ops.convert_to_tensor(self.thresholds)
         average = before + _OBSERVATION_RATE * (best - before)
-        return ops.where(ops.isnan(before), best, average)
+        return ops.where(ops.isinf(before), best, average)

@@ -163,8 +163,9 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         return int(np.argmax([f.bits for f in self.formats]))
 
     def _unset_thresholds(self, shape, dtype=None):
-        # NaN until they are set: a wrong threshold must not pass for one.
-        unset = [np.nan if f.scaled else f.max_code for f in self.formats]
+        # Infinite until they are set: a wrong threshold must not pass for one.
+        # Not NaN, which processes that compare their values find unequal.
+        unset = [np.inf if f.scaled else f.max_code for f in self.formats]
         unset = np.reshape(unset, (-1,) + (1,) * len(self.channel_shape))
         return ops.convert_to_tensor(np.broadcast_to(unset, shape), "float32")
 
@@ -217,7 +218,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         index = _keras.stored_value(self.index)
         if index is None or index < 0:
             return
-        if np.isnan(_keras.stored_value(self.thresholds)).any():
+        if np.isinf(_keras.stored_value(self.thresholds)).any():
             raise ValueError(
                 "Expected thresholds that are set before a tensor is "
                 f"quantized. Received: quantizer {self.path!r}, which has "
@@ -280,7 +281,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     @property
     def is_calibrated(self) -> bool:
         """Whether the thresholds have been set."""
-        return not np.isnan(ops.convert_to_numpy(self.thresholds)).any()
+        return not np.isinf(ops.convert_to_numpy(self.thresholds)).any()
 
     @property
     def format(self) -> Format | None:
