@@ -7,7 +7,6 @@ import keras
 from keras import layers
 
 import fliqs_keras
-from fliqs_keras import nas
 
 # TuNAS's choices for MobileNetV2, as multiples of its channels and as ratios.
 WIDTHS = (0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -105,6 +104,7 @@ class MobileNetwork:
         """
         widths = [width / max(WIDTHS) for width in WIDTHS]
         expansions = [ratio / max(EXPANSIONS) for ratio in EXPANSIONS]
+        nas = fliqs_keras.nas
         return fliqs_keras.SearchSpace(
             formats,
             architecture=[

@@ -20,11 +20,11 @@ from typing import Any
 from absl import flags
 
 import fliqs_keras
-from fliqs_keras import nas
 from recipes import (
     command_line,
     data,
     dataset_flags,
+    draw_flags,
     nas_table,
     seeds_flags,
     training,
@@ -49,14 +49,11 @@ _PROBED = 1024
 _METHODS = flags.DEFINE_multi_enum(
     "method", list(METHODS), list(METHODS), "What is searched"
 )
-_FACTORS = flags.DEFINE_multi_float(
-    "factor", [0.5, 1.0, 2.0], "Budget, as a multiple of the base network", 0.0
+_BUDGETS = flags.DEFINE_multi_float(
+    "budget", [0.5, 1.0, 2.0], "Budget, as a multiple of the base network", 0.0
 )
 _TRAIN_SIZE = flags.DEFINE_integer(
     "train_size", None, "Number of training examples; all by default.", 1
-)
-_DRAW_ONLY = flags.DEFINE_bool(
-    "draw_only", False, "Draw the results there are, without new runs."
 )
 
 
@@ -149,7 +146,7 @@ class Trainer:
     def _search_sizes(self, run, target):
         formats = FORMATS if run.format is None else (run.format,)
         searched = self._search(run, target, None, formats)
-        return None if searched is None else nas.extract(searched)
+        return None if searched is None else fliqs_keras.nas.extract(searched)
 
     def _search_in_turn(self, run, target):
         half = {**self._config, "epochs": self._config["epochs"] // 2}
@@ -158,7 +155,7 @@ class Trainer:
         )
         if searched is None:
             return None
-        found = nas.extract(searched, FORMATS)
+        found = fliqs_keras.nas.extract(searched, FORMATS)
         training.compile_classifier(
             found, self._dataset, half, jit_compile=False
         )
@@ -287,9 +284,9 @@ def main(_):
         "learning_rate": training_flags.LEARNING_RATE.value,
     }
     runs = list_runs(
-        _METHODS.value, _FACTORS.value, seeds_flags.NUM_SEEDS.value
+        _METHODS.value, _BUDGETS.value, seeds_flags.NUM_SEEDS.value
     )
-    if not _DRAW_ONLY.value:
+    if not draw_flags.DRAW_ONLY.value:
         dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
         run(config, dataset, list(runs), workdir)
     print(draw(workdir))

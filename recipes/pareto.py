@@ -25,6 +25,7 @@ from recipes import (
     command_line,
     data,
     dataset_flags,
+    draw_flags,
     models,
     network_flags,
     pareto_table,
@@ -66,9 +67,6 @@ _FACTORS = flags.DEFINE_multi_float(
     [1.2, 1.8],
     "Target, as a multiple of the cost of the narrowest format of the space",
     1.0,
-)
-_DRAW_ONLY = flags.DEFINE_bool(
-    "draw_only", False, "Draw the results there are, without new runs."
 )
 
 
@@ -254,7 +252,7 @@ def main(_):
         _FACTORS.value,
         seeds_flags.NUM_SEEDS.value,
     )
-    if not _DRAW_ONLY.value:
+    if not draw_flags.DRAW_ONLY.value:
         dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
         run(config, dataset, list(runs), workdir)
     print(draw(workdir))
