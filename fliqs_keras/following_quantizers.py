@@ -72,6 +72,7 @@ class ActivationQuantizer(SwitchableQuantizer):
         return config
 
     def follow(self, x: Tensor) -> None:
+        x = self.alive_part(x[:_OBSERVED_EXAMPLES])
         largest = self.range_of(x)
         before = ops.convert_to_tensor(self.range)
         average = ops.where(
@@ -94,9 +95,7 @@ class ActivationQuantizer(SwitchableQuantizer):
         return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
 
     def _observed_thresholds(self, x: Tensor) -> Tensor:
-        sample = thresholds.take_spread(
-            ops.reshape(x[:_OBSERVED_EXAMPLES], (-1,)), _OBSERVED_VALUES
-        )
+        sample = thresholds.take_spread(ops.reshape(x, (-1,)), _OBSERVED_VALUES)
         best = thresholds.least_error_thresholds(
             *thresholds.count_magnitudes_in_graph(sample), self.formats
         )[:, 0]

@@ -40,6 +40,10 @@ def require_quantized_weights(path: str, store: Mapping) -> None:
         )
 
 
+def _everything(x: Tensor) -> Tensor:
+    return x
+
+
 @keras.saving.register_keras_serializable(package="fliqs_keras")
 class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     """Quantizes a tensor to one of several formats, chosen by a variable.
@@ -102,6 +106,8 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             )
         self.channel_axes = tuple(channel_axes)
         self.decision = decision
+        # What of the tensor counts in ranges: not channels that no one reads.
+        self.alive_part = _everything
         kernels = [rounding.kernel_of(f) for f in self.formats]
         # Position zero is "off": the sum of no row of the table.
         self._kernels = [rounding.pass_through, *dict.fromkeys(kernels)]
@@ -265,6 +271,11 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             *thresholds.count_magnitudes(flat), self.formats
         )
         return ops.reshape(best, (len(self.formats), *self.channel_shape))
+
+    @property
+    def options(self) -> tuple[Format, ...]:
+        """What its decision chooses from: the formats."""
+        return self.formats
 
     @property
     def is_calibrated(self) -> bool:
