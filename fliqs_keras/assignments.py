@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
+from keras import ops
 
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
@@ -217,5 +218,6 @@ class FormatSetter:
 
     def _assign_all(self, values):
         quantizers = [q for d in self._decisions for q in d.quantizers]
-        for position, quantizer in enumerate(quantizers):
-            quantizer.index.assign(values[position])
+        indices = ops.unstack(values, len(quantizers))
+        for quantizer, index in zip(quantizers, indices, strict=True):
+            quantizer.index.assign(index)
