@@ -3,12 +3,9 @@
     python -m benchmarks.step_time --network=chain --jit_compile=false
 
 Each way to train takes its turn in every round, so that whatever else the
-machine does meets all of them; ratios are of the medians over the rounds. The
+machine does meets all of them; ratios are of the medians over all steps. The
 first round, which compiles, is timed apart. Prints a table and writes JSON.
 """
-
-import json
-import pathlib
 
 from absl import app, flags
 
@@ -48,15 +45,7 @@ def main(argv):
         if _MEMORY.value
         else step_timing.measure_time
     )(config)
-    print(json.dumps({**step_timing.environment(), **config}))
-    print(step_timing.render(rows))
-    if _OUTPUT.value:
-        content = {
-            "environment": step_timing.environment(),
-            "config": config,
-            "rows": rows,
-        }
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps(content, indent=2))
+    step_timing.report(config, rows, _OUTPUT.value)
 
 
 if __name__ == "__main__":

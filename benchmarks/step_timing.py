@@ -1,6 +1,8 @@
 """Ways to train, timed in turns, and their peak memory."""
 
 import json
+import os
+import pathlib
 import platform
 import resource
 import statistics
@@ -30,6 +32,30 @@ WAYS = {
 }
 
 
+class StepTimer(keras.callbacks.Callback):
+    """Times training steps, what callbacks do in them included.
+
+    Attributes:
+        seconds: Wall time from each end of a step to the next.
+        cpu_seconds: The same in processor time, over all threads.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._ends = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._ends.append((time.perf_counter(), time.process_time()))
+
+    @property
+    def seconds(self) -> list[float]:
+        return np.diff(self._ends, axis=0)[:, 0].tolist()
+
+    @property
+    def cpu_seconds(self) -> list[float]:
+        return np.diff(self._ends, axis=0)[:, 1].tolist()
+
+
 class Trainer:
     """Trains one network in one way, a round at a time.
 
@@ -57,20 +83,20 @@ class Trainer:
         self._batch = config["batch"]
         self._is_search = len(formats) > 1
 
-    def train(self) -> float:
-        """Trains a round; returns the seconds of a step."""
-        callbacks = []
+    def train(self) -> StepTimer:
+        """Trains a round; returns what its steps took."""
+        timer = StepTimer()
+        callbacks = [timer]
         if self._is_search:
             # The paper's controller samples formats at every step.
-            callbacks = [
+            callbacks.append(
                 fliqs_keras.FormatSearch(
                     ("INT4", 1.5),
                     controller=fliqs_keras.Reinforce(settle=0.0),
                     activation_delay=0.0,
                     seed=0,
                 )
-            ]
-        start = time.perf_counter()
+            )
         self._model.fit(
             self._x,
             self._y,
@@ -78,7 +104,7 @@ class Trainer:
             verbose=0,
             callbacks=callbacks,
         )
-        return (time.perf_counter() - start) * self._batch / len(self._x)
+        return timer
 
 
 def measure_time(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -88,29 +114,43 @@ def measure_time(config: dict[str, Any]) -> list[dict[str, Any]]:
         config: The settings, by the names of the flags.
 
     Returns:
-        A row for each way: seconds of a step, seconds of the first round, and
-        the ratio to the first way.
+        A row for each way: seconds of a step and of the first round, which
+        compiles, each also in processor time, and the ratios to the first
+        way. Other work of the machine is in wall time, but hardly in
+        processor time.
     """
     trainers = {way: Trainer(way, config) for way in config["ways"]}
-    first = {
-        way: trainer.train() * config["steps"]
-        for way, trainer in trainers.items()
-    }
-    seconds = {way: [] for way in trainers}
+    first = {}
+    for way, trainer in trainers.items():
+        start = time.perf_counter(), time.process_time()
+        trainer.train()
+        end = time.perf_counter(), time.process_time()
+        first[way] = end[0] - start[0], end[1] - start[1]
+    wall = {way: [] for way in trainers}
+    cpu = {way: [] for way in trainers}
     for _ in range(config["rounds"]):
         for way, trainer in trainers.items():
-            seconds[way].append(trainer.train())
-    medians = {way: statistics.median(x) for way, x in seconds.items()}
-    base = next(iter(medians.values()))
+            timer = trainer.train()
+            wall[way] += timer.seconds
+            cpu[way] += timer.cpu_seconds
+    base = next(iter(trainers))
     return [
         {
             "way": way,
-            "ratio": medians[way] / base,
-            "step_seconds": medians[way],
-            "first_round_seconds": first[way],
+            "ratio": _median_ratio(wall, way, base),
+            "cpu_ratio": _median_ratio(cpu, way, base),
+            "step_seconds": statistics.median(wall[way]),
+            "step_cpu_seconds": statistics.median(cpu[way]),
+            "first_round_seconds": first[way][0],
+            "first_round_cpu_seconds": first[way][1],
+            "first_round_cpu_ratio": first[way][1] / first[base][1],
         }
         for way in trainers
     ]
+
+
+def _median_ratio(times: dict[str, list[float]], way: str, base: str) -> float:
+    return statistics.median(times[way]) / statistics.median(times[base])
 
 
 def measure_memory(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,7 +201,25 @@ def environment() -> dict[str, str]:
         "backend": keras.backend.backend(),
         "machine": platform.machine(),
         "system": platform.system(),
+        "cores": str(os.cpu_count()),
     }
+
+
+def report(
+    config: dict[str, Any], rows: list[dict[str, Any]], output: str | None
+) -> None:
+    """Prints the environment and a table; writes all of it as JSON.
+
+    Args:
+        config: The settings, by the names of the flags.
+        rows: The figures.
+        output: The file to write, or `None`.
+    """
+    content = {"environment": environment(), "config": config, "rows": rows}
+    print(json.dumps({**content["environment"], **config}))
+    print(render(rows))
+    if output:
+        pathlib.Path(output).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def render(rows: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import keras
 import numpy as np
+from keras import ops
 
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
@@ -70,7 +71,7 @@ class FormatAssignment(Mapping):
         """
         options = {}
         for decision in decisions(model):
-            index = int(keras.ops.convert_to_numpy(decision.switches[0].index))
+            index = int(ops.convert_to_numpy(decision.switches[0].index))
             if index < 0:
                 raise ValueError(
                     "Expected every quantizer to stand on a format. Received: "
@@ -240,5 +241,6 @@ class FormatSetter:
 
     def _assign_all(self, values):
         switches = [s for d in self._decisions for s in d.switches]
-        for position, switch in enumerate(switches):
-            switch.index.assign(values[position])
+        indices = ops.unstack(values, len(switches))
+        for switch, index in zip(switches, indices, strict=True):
+            switch.index.assign(index)

@@ -83,10 +83,12 @@ class ActivationQuantizer(SwitchableQuantizer):
         is_observing = ops.logical_or(
             before <= 0, ops.convert_to_tensor(self.index) < 0
         )
+        growth = average / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+        followed = ops.convert_to_tensor(self.thresholds) * growth
         followed = ops.cond(
             is_observing,
             lambda: self._observed_thresholds(x),
-            lambda: ops.convert_to_tensor(self.thresholds) * (average / before),
+            lambda: followed,
         )
         self._assign(followed, average)
 

@@ -108,15 +108,10 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self.decision = decision
         # What of the tensor counts in ranges: not channels that no one reads.
         self.alive_part = _everything
-        kernels = [rounding.kernel_of(f) for f in self.formats]
-        # Position zero is "off": the sum of no row of the table.
-        self._kernels = [rounding.pass_through, *dict.fromkeys(kernels)]
-        self._table = np.column_stack(
-            [
-                [self._kernels.index(kernel, 1) for kernel in kernels],
-                rounding.grid_table(self.formats),
-            ]
-        ).astype("float32")
+        # Off, it passes its input through.
+        kernels = rounding.kernels_of(self.formats)
+        self._kernels = tuple(dict.fromkeys([*kernels, rounding.pass_through]))
+        self._table = rounding.grid_table(self.formats)
 
     def build(self, tensor_shape, name=None, layer=None):
         """Creates the index, the thresholds and the range.
@@ -185,22 +180,14 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     def _round(self, x: Tensor) -> Tensor:
         index = ops.convert_to_tensor(self.index)
         table = ops.convert_to_tensor(self._table)
-        kernel_index, *grid = ops.unstack(rounding.select_row(table, index))
+        grid = rounding.Grid(*ops.unstack(rounding.select_row(table, index)))
         threshold = rounding.select_row(
             ops.convert_to_tensor(self.thresholds), index
         )
-        grid = rounding.Grid(*grid)
         # The row of zeros of "off" must neither clip nor divide by zero.
         threshold = ops.where(index < 0, np.float32(np.inf), threshold)
         scale = threshold / ops.maximum(grid.max_code, 1.0)
-        return rounding.round_to_grid(
-            x,
-            threshold,
-            scale,
-            grid,
-            self._kernels,
-            ops.cast(kernel_index, "int32"),
-        )
+        return rounding.round_to_grid(x, threshold, scale, grid, self._kernels)
 
     def follow(self, x: Tensor) -> None:
         """Keeps the thresholds up with the tensor; called while training.
@@ -250,15 +237,13 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self._assign(self._least_error(values), value_range)
 
     def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
-        row_shape = (-1,) + (1,) * len(self.channel_shape)
-        scaled = np.reshape([f.scaled for f in self.formats], row_shape)
-        self.thresholds.assign(
-            ops.where(
-                scaled,
-                ops.maximum(new_thresholds, thresholds.SMALLEST_THRESHOLD),
-                ops.convert_to_tensor(self.thresholds),
-            )
-        )
+        value = ops.maximum(new_thresholds, thresholds.SMALLEST_THRESHOLD)
+        scaled = np.array([f.scaled for f in self.formats])
+        if not scaled.all():
+            row_shape = (-1,) + (1,) * len(self.channel_shape)
+            unchanged = ops.convert_to_tensor(self.thresholds)
+            value = ops.where(scaled.reshape(row_shape), value, unchanged)
+        self.thresholds.assign(value)
         self.range.assign(ops.reshape(new_range, self.channel_shape))
 
     def _least_error(self, values: Tensor) -> Tensor:

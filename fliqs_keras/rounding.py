@@ -4,15 +4,21 @@ Pure functions over `keras.ops`. A grid is given as numbers, never as Python
 branches on a format, so that one compiled graph serves every format of a
 table and switching between them needs no new trace.
 
-Three kernels cover all grids, each with as few passes as it can have:
+Two kernels cover all grids:
 
-- integers have a constant step: divide, clip, round half to even, multiply;
-- floats of up to 7 exponent bits take their step, a power of two, from the
-  exponent bits of the value;
+- the steps of integers and of floats of up to 7 exponent bits are powers of
+  two, from the exponent bits of the value; those of integers alone are one,
+  which spares some of it;
 - floats of 8 exponent bits share float32's exponents and subnormals, so
   their rounding is integer arithmetic on the bits of the value.
+
+A table that needs both takes both and selects: fused, the tensor is passed
+over once. XLA fuses; where it does not compile the whole step, TensorFlow
+compiles the rounding of large tensors alone.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +35,12 @@ Tensor = Any
 _EXPONENT_MASK = 0x7F800000
 _MAGNITUDE_MASK = 0x7FFFFFFF
 _FLOAT32_MANTISSA_BITS = 23
-_FLOAT32_MIN_EXPONENT = -126
+_SMALLEST_FLOAT32_NORMAL = 2.0**-126
+
+# From how many elements on a tensor is worth the compilation of its rounding,
+# about 0.1 s a shape, and how many examples a batch of unknown size counts.
+_LARGE = 2**18
+_USUAL_BATCH = 32
 
 
 class Grid(NamedTuple):
@@ -57,7 +68,7 @@ def _round_integer(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return ops.round(code) * scale
 
 
-def _round_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def _round_narrow(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     code = ops.clip(x / scale, -grid.max_code, grid.max_code)
     bits = ops.bitwise_and(ops.view(code, "int32"), _EXPONENT_MASK)
     power_of_two = ops.view(bits, "float32")
@@ -65,7 +76,7 @@ def _round_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return ops.round(code / step) * step * scale
 
 
-def _round_wide_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def _round_wide(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     bits = ops.view(x, "int32")
     magnitude = ops.bitwise_and(bits, _MAGNITUDE_MASK)
     sign = ops.bitwise_xor(bits, magnitude)
@@ -82,15 +93,35 @@ def _round_wide_float(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return ops.view(ops.bitwise_or(rounded, sign), "float32")
 
 
-def kernel_of(number_format: Format) -> Kernel:
-    """Returns the kernel that rounds to the grid of a format."""
+# Whether the grid that a graph selected is one for the kernel.
+_TAKES = {
+    _round_wide: lambda grid: grid.smallest_normal <= _SMALLEST_FLOAT32_NORMAL,
+    pass_through: lambda grid: grid.dropped_bits <= 0,
+}
+
+
+def _kernel_of(number_format: Format) -> Kernel:
     if number_format.is_pass_through:
         return pass_through
     if number_format.is_integer:
         return _round_integer
-    if number_format.min_exponent > _FLOAT32_MIN_EXPONENT:
-        return _round_float
-    return _round_wide_float
+    if 2.0**number_format.min_exponent > _SMALLEST_FLOAT32_NORMAL:
+        return _round_narrow
+    return _round_wide
+
+
+def kernels_of(formats: Sequence[Format]) -> tuple[Kernel, ...]:
+    """Returns the kernels that round to the grids of formats.
+
+    In the order in which `round_to_grid` takes them: a later one has the
+    last word on a grid that it takes.
+    """
+    needed = {_kernel_of(f) for f in formats}
+    if _round_narrow in needed:
+        # It rounds to integers, too.
+        needed.discard(_round_integer)
+    order = (_round_integer, _round_narrow, _round_wide, pass_through)
+    return tuple(kernel for kernel in order if kernel in needed)
 
 
 def grid_of(number_format: Format) -> Grid:
@@ -116,10 +147,51 @@ def select_row(table: Tensor, index: Tensor) -> Tensor:
     Mask and sum, because XLA compiles anew at every new index that reaches
     `ops.slice`.
     """
+    zeros = ops.zeros_like(table)
+    if table.shape[0] == 1:
+        return ops.where(index < 0, zeros, table)[0]
     rows = ops.arange(table.shape[0], dtype="int32")
     row_shape = (-1,) + (1,) * (len(table.shape) - 1)
     hit = ops.reshape(ops.equal(rows, index), row_shape)
-    return ops.sum(ops.where(hit, table, ops.zeros_like(table)), axis=0)
+    return ops.sum(ops.where(hit, table, zeros), axis=0)
+
+
+def _round(
+    kernels: tuple[Kernel, ...], x: Tensor, scale: Tensor, grid: Grid
+) -> Tensor:
+    y = kernels[0](x, scale, grid)
+    for kernel in kernels[1:]:
+        takes = _TAKES[kernel](grid)
+        y = ops.where(takes, kernel(x, scale, grid), y)
+    return y
+
+
+def _pull_back(x: Tensor, threshold: Tensor, upstream: Tensor) -> Tensor:
+    is_kept = ops.abs(x) <= threshold
+    return ops.where(is_kept, upstream, ops.zeros_like(upstream))
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled(function: Callable, *first: Any) -> Callable:
+    """Returns a function that XLA compiles, given its first arguments."""
+    import tensorflow as tf
+
+    # One for all quantizers, so that each shape is compiled once.
+    return tf.function(
+        functools.partial(function, *first), jit_compile=True, autograph=False
+    )
+
+
+def _is_worth_compiling(x: Tensor) -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    # Every new size is compiled anew, so only that of the batch may differ.
+    if tf.executing_eagerly() or not x.shape.rank or None in x.shape[1:]:
+        return False
+    batch = x.shape[0] or _USUAL_BATCH
+    return batch * math.prod(x.shape[1:]) >= _LARGE
 
 
 def round_to_grid(
@@ -127,8 +199,7 @@ def round_to_grid(
     threshold: Tensor,
     scale: Tensor,
     grid: Grid,
-    kernels: Sequence[Kernel],
-    kernel_index: Tensor = 0,
+    kernels: tuple[Kernel, ...],
 ) -> Tensor:
     """Rounds `x` to a grid that the graph may have selected.
 
@@ -141,29 +212,23 @@ def round_to_grid(
         scale: What a code of one stands for: the threshold divided by the
             largest code.
         grid: The `Grid`, of numbers or of scalar tensors.
-        kernels: The kernels that can occur.
-        kernel_index: Which of `kernels` this grid needs.
+        kernels: What `kernels_of` returned for the formats that can occur.
 
     Returns:
         A tensor of the shape of `x`.
     """
-
-    def branch(kernel):
-        return lambda x, scale: kernel(x, scale, grid)
+    round_x = functools.partial(_round, kernels)
+    pull_back = _pull_back
+    if _is_worth_compiling(x):
+        round_x, pull_back = _compiled(_round, kernels), _compiled(_pull_back)
 
     @ops.custom_gradient
     def quantize(x):
-        if len(kernels) == 1:
-            y = branch(kernels[0])(x, scale)
-        else:
-            y = ops.switch(kernel_index, [branch(k) for k in kernels], x, scale)
-
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            is_kept = ops.abs(x) <= threshold
-            return ops.where(is_kept, upstream, ops.zeros_like(upstream))
+            return pull_back(x, threshold, upstream)
 
-        return y, gradient
+        return round_x(x, scale, grid), gradient
 
     return quantize(x)
 
@@ -213,5 +278,5 @@ def round_to_format(
         threshold,
         ops.cast(scale, "float32"),
         grid_of(number_format),
-        [kernel_of(number_format)],
+        kernels_of([number_format]),
     )

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -22,8 +23,11 @@ from fliqs_keras.formats import Format
 Tensor = Any
 
 # Candidate thresholds as fractions of the largest magnitude: eight to the
-# octave down to 1/32, where even INT2 on heavy tails has its best one.
-_FRACTIONS = 2.0 ** (-np.arange(41) / 8)
+# octave down to 1/32, where even INT2 on heavy tails has its best one. Reduced
+# as a matrix, because XLA splits longer reductions in two: each reduction that
+# is compiled for each quantizer counts.
+_FRACTIONS = 2.0 ** (-np.arange(42) / 8)
+_FRACTION_ROWS = 6
 _BINS = 256
 # Points of a bin at which the error is averaged.
 _POINTS = 16
@@ -109,16 +113,32 @@ def least_error_thresholds(
     Returns:
         A float32 tensor of shape `(len(formats), channels)`.
     """
-    tables = np.concatenate([_error_table(f) for f in formats], axis=1)
-    error = ops.matmul(counts, tables)
-    error = ops.reshape(error, (-1, len(formats), _FRACTIONS.size))
-    error = ops.transpose(error, (1, 2, 0))
-    candidates = largest[None, :] * _FRACTIONS.astype("float32")[:, None]
+    error = ops.matmul(counts, _error_tables(tuple(formats)))
+    shape = (_FRACTION_ROWS, _FRACTIONS.size // _FRACTION_ROWS)
+    error = ops.reshape(error, (-1, len(formats), *shape))
+    candidates = largest[:, None] * _FRACTIONS.astype("float32")
     candidates = ops.maximum(candidates, SMALLEST_THRESHOLD)
+    candidates = ops.reshape(candidates, (-1, 1, *shape))
     # Not an argmin and a gather, which XLA compiles slowly. Of equal errors
     # the widest threshold wins.
-    is_best = error <= ops.min(error, axis=1, keepdims=True)
-    return ops.max(ops.where(is_best, candidates, 0.0), axis=1)
+    is_best = error <= ops.min(error, axis=(2, 3), keepdims=True)
+    best = ops.max(ops.where(is_best, candidates, 0.0), axis=(2, 3))
+    return ops.transpose(best)
+
+
+@functools.lru_cache(maxsize=None)
+def _error_tables(formats: tuple[Format, ...]) -> Tensor:
+    """Returns the tables of formats side by side, as a tensor.
+
+    One for all graphs, which would each hold a copy for each quantizer.
+    """
+    tables = np.concatenate([_error_table(f) for f in formats], axis=1)
+    if keras.backend.backend() != "tensorflow":
+        return tables
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return tf.constant(tables)
 
 
 @functools.lru_cache(maxsize=None)

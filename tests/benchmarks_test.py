@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks import networks, step_timing
+from benchmarks import callback_time, growth, networks, step_timing
 
 CONFIG = {
     "network": "chain",
@@ -12,7 +12,7 @@ CONFIG = {
     "jit_compile": False,
     "batch": 4,
     "steps": 4,
-    "rounds": 2,
+    "rounds": 1,
     "ways": ["float", "search of 2 formats"],
 }
 
@@ -26,6 +26,30 @@ def test_steps_are_timed():
         steps = CONFIG["steps"] * row["step_seconds"]
         assert 0 < steps < row["first_round_seconds"]
     assert "| float | 1 |" in step_timing.render(rows)
+
+
+def test_steps_are_those_between_ends(monkeypatch):
+    timer = step_timing.StepTimer()
+    clocks = iter([10.0, 1.0, 13.0, 2.0, 14.5, 2.5])
+    for clock in ("perf_counter", "process_time"):
+        monkeypatch.setattr(step_timing.time, clock, lambda: next(clocks))
+    for batch in range(3):
+        timer.on_train_batch_end(batch)
+    assert timer.seconds == [3.0, 1.5]
+    assert timer.cpu_seconds == [1.0, 0.5]
+
+
+def test_growth_is_measured_a_layer():
+    (row,) = growth.measure([1], jit_compile=False, rounds=1)
+    assert row["layers"] == 2
+    assert row["added_step_seconds_a_layer"] < 1
+
+
+@pytest.mark.tensorflow
+def test_callbacks_are_timed():
+    rows = callback_time.measure(decisions=2, steps=4)
+    assert [row["part"] for row in rows] == ["set", "learn", "both"]
+    assert all(0 < row["milliseconds"] < 1e3 for row in rows)
 
 
 @pytest.mark.tensorflow

@@ -128,10 +128,13 @@ def test_float32_passes_through(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["INT4", "E2M1", "E4M3"])
-def test_gradient_is_straight_through(name, mode):
+# Large tensors are compiled in a graph that is not.
+@pytest.mark.parametrize("repeats", [1, 2**15], ids=["small", "large"])
+def test_gradient_is_straight_through(repeats, name, mode):
     above = np.nextafter(np.float32(2), np.float32(3))
     x = np.float32([0.0, 0.3, -1.9, 2.0, -2.0, above, -above, 50.0])
     upstream = np.float32([1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    x, upstream = np.tile(x, repeats), np.tile(upstream, repeats)
 
     def gradient(x):
         return pull_back(lambda x: round_to_format(x, name, 2.0), x, upstream)[
@@ -139,7 +142,9 @@ def test_gradient_is_straight_through(name, mode):
         ]
 
     kept = [1.0, 2.0, -3.0, 4.0, 5.0, 0.0, 0.0, 0.0]
-    np.testing.assert_array_equal(in_mode(gradient, mode)(x), kept)
+    np.testing.assert_array_equal(
+        in_mode(gradient, mode)(x), np.tile(kept, repeats)
+    )
 
 
 @pytest.mark.parametrize(
