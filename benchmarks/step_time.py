@@ -10,6 +10,7 @@ first round, which compiles, is timed apart. Prints a table and writes JSON.
 from absl import app, flags
 
 from benchmarks import networks, step_timing
+from benchmarks.output_flags import OUTPUT
 from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
 
 _NETWORK = flags.DEFINE_enum(
@@ -20,7 +21,6 @@ _WAYS = flags.DEFINE_list("ways", list(step_timing.WAYS), "Ways to train.")
 _MEMORY = flags.DEFINE_bool(
     "memory", False, "Measure peak memory, each way in a process of its own."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "File for the JSON.")
 flags.register_validator(
     "ways",
     lambda ways: set(ways) <= set(step_timing.WAYS),
@@ -45,7 +45,7 @@ def main(argv):
         if _MEMORY.value
         else step_timing.measure_time
     )(config)
-    step_timing.report(config, rows, _OUTPUT.value)
+    step_timing.report(config, rows, OUTPUT.value)
 
 
 if __name__ == "__main__":

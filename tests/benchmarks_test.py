@@ -4,7 +4,14 @@ import sys
 
 import pytest
 
-from benchmarks import callback_time, growth, networks, step_timing
+from benchmarks import (
+    callback_time,
+    growth,
+    networks,
+    search_time,
+    step_timing,
+)
+from recipes import data
 
 CONFIG = {
     "network": "chain",
@@ -53,6 +60,19 @@ def test_callbacks_are_timed():
 
 
 @pytest.mark.tensorflow
+def test_whole_searches_are_timed():
+    config = {
+        "rounds": 1,
+        "epochs": 1,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+    }
+    row = search_time.measure("conv_net", data.load("digits"), config)
+    assert row["rounds"] == 1
+    assert 0 < row["least"] <= row["ratio"] <= row["largest"]
+    assert row["fixed_cpu_seconds"] > 0
+
+
 def test_memory_is_measured_in_processes():
     config = {**CONFIG, "ways": ["float"]}
     (row,) = step_timing.measure_memory(config)

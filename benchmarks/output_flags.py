@@ -1,0 +1,5 @@
+"""The flag that says where figures go, for several benchmarks."""
+
+from absl import flags
+
+OUTPUT = flags.DEFINE_string("output", None, "File for the JSON.")

@@ -1,0 +1,121 @@
+"""Times whole searches beside trainings of the same network in one format.
+
+    python -m benchmarks.search_time --dataset=fashion_mnist --epochs=1
+
+Both take turns, after a training each that traces. What counts is `fit`, with
+all that the search does in it, in processor time: other work of the machine
+hardly enters that. With `--searched_network=mobile_sizes` the search is one of
+sizes and formats, and what it is compared with is the largest network. Prints
+the environment and a table, and writes JSON where it is told to.
+"""
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import fliqs_keras
+from benchmarks import step_timing
+from benchmarks.output_flags import OUTPUT
+from benchmarks.timing_flags import ROUNDS
+from recipes import data, models
+from recipes.dataset_flags import DATASET, IDX_FOLDER
+from recipes.mobile_networks import SMALL_MOBILE_NET
+from recipes.repeated_training import RepeatedTraining
+from recipes.training_flags import BATCH_SIZE, EPOCHS, LEARNING_RATE
+
+FORMATS = ("INT4", "INT5", "INT6", "INT7", "INT8")
+SIZES = "mobile_sizes"
+_PROBED = 1024
+
+_NETWORKS = flags.DEFINE_multi_enum(
+    "searched_network",
+    [*models.MODELS[2:], SIZES],
+    [*models.MODELS, SIZES],
+    "The networks, or one whose sizes are searched, too.",
+)
+
+
+class FitTimer:
+    """Processor time from the first callback of `fit` to the last one."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        start = functools.partial(self._add, -1.0)
+        end = functools.partial(self._add, 1.0)
+        self.first = keras.callbacks.LambdaCallback(on_train_begin=start)
+        self.last = keras.callbacks.LambdaCallback(on_train_end=end)
+
+    def _add(self, sign, logs=None):
+        self.seconds += sign * time.process_time()
+
+
+def measure(
+    network: str, dataset: data.Dataset, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Times trainings in one format and searches, in turns.
+
+    Args:
+        network: One of `recipes.models.MODELS`, or `SIZES`.
+        dataset: The data.
+        config: `rounds`, `epochs`, `batch_size` and `learning_rate`.
+
+    Returns:
+        Seconds of processor time of a training in one format (median), and
+        the ratio of searches to it: median, least and largest of the rounds.
+    """
+    shape = dataset.x_train.shape[1:], dataset.num_classes
+    build = functools.partial(models.build, network, *shape)
+    space, target = fliqs_keras.SearchSpace(FORMATS), ("INT4", 1.5)
+    if network == SIZES:
+        build = functools.partial(SMALL_MOBILE_NET.build_largest, *shape)
+        space, target = SMALL_MOBILE_NET.space(FORMATS), ("INT4", 0.5)
+    fixed = RepeatedTraining(
+        build, dataset, config, fliqs_keras.SearchSpace("INT8")
+    )
+    names = fliqs_keras.FormatAssignment.from_model(fixed.model)
+    search = RepeatedTraining(build, dataset, config, space)
+    few = dataset.x_train[:_PROBED], dataset.y_train[:_PROBED]
+    find = functools.partial(fliqs_keras.FormatSearch, target, data=few)
+    seconds = {"fixed": [], "search": []}
+    for seed in range(config["rounds"] + 1):
+        for name, train, callback in (
+            ("fixed", fixed, fliqs_keras.FixedFormats(names)),
+            ("search", search, find(seed=seed)),
+        ):
+            timer = FitTimer()
+            train(seed, [timer.first, callback, timer.last])
+            seconds[name].append(timer.seconds)
+    # The first round traces.
+    ratios = np.divide(seconds["search"], seconds["fixed"])[1:]
+    return {
+        "network": network,
+        "fixed_cpu_seconds": float(np.median(seconds["fixed"][1:])),
+        "ratio": float(np.median(ratios)),
+        "least": float(ratios.min()),
+        "largest": float(ratios.max()),
+        "rounds": len(ratios),
+    }
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    config = {
+        "dataset": DATASET.value,
+        "epochs": EPOCHS.value,
+        "batch_size": BATCH_SIZE.value,
+        "learning_rate": LEARNING_RATE.value,
+        "rounds": ROUNDS.value,
+    }
+    dataset = data.load(DATASET.value, IDX_FOLDER.value)
+    rows = [measure(name, dataset, config) for name in _NETWORKS.value]
+    step_timing.report(config, rows, OUTPUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
