@@ -1,5 +1,6 @@
 """What a network of the paper takes, and whether all of the way works."""
 
+import math
 import pathlib
 import tempfile
 import time
@@ -26,9 +27,10 @@ def measure_costs(
             is made for.
 
     Returns:
-        Parameters, decisions, multiplications and GBOPs.
+        Trainable parameters, decisions, multiplications and GBOPs.
     """
-    model = fliqs_keras.apply(paper_models.build(name, input_shape), FORMATS)
+    float_model = paper_models.build(name, input_shape)
+    model = fliqs_keras.apply(float_model, FORMATS)
     summary = fliqs_keras.summary(model)
     cost = fliqs_keras.BitOps()
     macs = {row.path: row.macs for row in summary.quantized}
@@ -36,7 +38,9 @@ def measure_costs(
     decisions = fliqs_keras.FormatAssignment.from_model(model)
     return {
         "image_size": model.inputs[0].shape[1],
-        "parameters": model.count_params(),
+        "parameters": sum(
+            math.prod(w.shape) for w in float_model.trainable_weights
+        ),
         "decisions": len(decisions),
         "gmacs": sum(macs.values()) / 1e9,
         "squeeze_excite_share": excited / sum(macs.values()),
