@@ -10,15 +10,12 @@ first round, which compiles, is timed apart. Prints a table and writes JSON.
 from absl import app, flags
 
 from benchmarks import networks, step_timing
+from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
 
 _NETWORK = flags.DEFINE_enum(
     "network", "chain", networks.NETWORKS, "The network."
 )
-_DEPTH = flags.DEFINE_integer("depth", 6, "Layers of the chain.", 1)
 _JIT = flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles a step.")
-_BATCH = flags.DEFINE_integer("batch", 64, "Examples of a step.", 1)
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps of a round.", 4)
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds that are timed.", 1)
 _WAYS = flags.DEFINE_list("ways", list(step_timing.WAYS), "Ways to train.")
 _MEMORY = flags.DEFINE_bool(
     "memory", False, "Measure peak memory, each way in a process of its own."
@@ -36,11 +33,11 @@ def main(argv):
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
         "network": _NETWORK.value,
-        "depth": _DEPTH.value,
+        "depth": DEPTH.value,
         "jit_compile": _JIT.value,
-        "batch": _BATCH.value,
-        "steps": _STEPS.value,
-        "rounds": _ROUNDS.value,
+        "batch": BATCH.value,
+        "steps": STEPS.value,
+        "rounds": ROUNDS.value,
         "ways": _WAYS.value,
     }
     rows = (

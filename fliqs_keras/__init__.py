@@ -17,6 +17,7 @@ from fliqs_keras.quantize_registry import (
     register_quantize_config as register_quantize_config,
 )
 from fliqs_keras.search_space import SearchSpace as SearchSpace
+from fliqs_keras import nas as nas
 from fliqs_keras.presets import FLIQS_L as FLIQS_L
 from fliqs_keras.presets import FLIQS_L_FLOAT as FLIQS_L_FLOAT
 from fliqs_keras.presets import FLIQS_S as FLIQS_S
@@ -40,6 +41,7 @@ from fliqs_keras.calibration import (
 )
 from fliqs_keras.reinforce import Reinforce as Reinforce
 from fliqs_keras.sensitivity import Sensitivity as Sensitivity
+from fliqs_keras.supernet import Supernet as Supernet
 from fliqs_keras.search_logs import read_search_log as read_search_log
 from fliqs_keras.callbacks import FixedFormats as FixedFormats
 from fliqs_keras.callbacks import FormatSearch as FormatSearch

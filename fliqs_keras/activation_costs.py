@@ -86,7 +86,7 @@ class ActivationBytes(Cost):
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
         formats = {
-            d.name: d.formats[d.choice_in(assignment)] for d in decisions(model)
+            d.name: d.options[d.choice_in(assignment)] for d in decisions(model)
         }
         calls, returned = graph
         return _peak(model, calls, returned, formats)

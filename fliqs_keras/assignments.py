@@ -1,8 +1,9 @@
-"""Which decision takes which format: from a model, onto a model, as JSON."""
+"""Which decision takes which option: from a model, onto a model, as JSON."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -10,9 +11,9 @@ from keras import ops
 
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
-from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.options import Option, option_to_json, parse_option
 from fliqs_keras.quantized_layers import quantized_layers
-from fliqs_keras.quantizers import OFF, SwitchableQuantizer
+from fliqs_keras.quantizers import OFF
 
 __all__ = ["FormatAssignment"]
 
@@ -21,10 +22,11 @@ class FormatAssignment(Mapping):
     """An immutable mapping from the name of a decision to its `Format`.
 
     A decision is named by the path of its layer in the model. Assignments
-    are how a search, an export and a report speak to each other.
+    are how a search, an export and a report speak to each other. A decision
+    about the architecture (`fliqs_keras.nas`) takes a size, an integer.
 
     Args:
-        formats: Mapping from decision name to a format or its name.
+        options: Mapping from decision name to a format, its name, or a size.
 
     Raises:
         ValueError: If a format is unknown.
@@ -36,30 +38,29 @@ class FormatAssignment(Mapping):
     4
     """
 
-    def __init__(self, formats: Mapping[str, str | Format]):
-        self._formats = {
-            str(name): parse_format(f) for name, f in formats.items()
+    def __init__(self, options: Mapping[str, str | Option]):
+        self._options = {
+            str(name): parse_option(option) for name, option in options.items()
         }
 
-    def __getitem__(self, decision: str) -> Format:
-        return self._formats[decision]
+    def __getitem__(self, decision: str) -> Option:
+        return self._options[decision]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._formats)
+        return iter(self._options)
 
     def __len__(self) -> int:
-        return len(self._formats)
+        return len(self._options)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._formats.items()))
+        return hash(frozenset(self._options.items()))
 
     def __repr__(self) -> str:
-        names = {name: f.name for name, f in self._formats.items()}
-        return f"FormatAssignment({names})"
+        return f"FormatAssignment({self._as_json()})"
 
     @classmethod
     def from_model(cls, model: keras.Model) -> "FormatAssignment":
-        """Returns the formats that a quantized model stands on.
+        """Returns the options that a quantized model stands on.
 
         Args:
             model: A model from `fliqs_keras.apply`.
@@ -68,19 +69,19 @@ class FormatAssignment(Mapping):
             ValueError: If the model is not quantized, or if a quantizer is
                 off.
         """
-        formats = {}
+        options = {}
         for decision in decisions(model):
-            chosen = decision.quantizers[0].format
-            if chosen is None:
+            index = int(keras.ops.convert_to_numpy(decision.switches[0].index))
+            if index < 0:
                 raise ValueError(
                     "Expected every quantizer to stand on a format. Received: "
                     f"a quantizer of decision {decision.name!r} that is off"
                 )
-            formats[decision.name] = chosen
-        return cls(formats)
+            options[decision.name] = decision.options[index]
+        return cls(options)
 
     def apply_to(self, model: keras.Model) -> None:
-        """Sets the formats of a quantized model.
+        """Sets the options of a quantized model.
 
         Args:
             model: A model from `fliqs_keras.apply` with these decisions.
@@ -91,7 +92,7 @@ class FormatAssignment(Mapping):
         """
         model_decisions = decisions(model)
         names = {decision.name for decision in model_decisions}
-        fixed = {d.name for d in model_decisions if len(d.formats) == 1}
+        fixed = {d.name for d in model_decisions if len(d.options) == 1}
         if not names - fixed <= set(self) <= names:
             raise ValueError(
                 "Expected an assignment for the decisions of the model. "
@@ -103,8 +104,10 @@ class FormatAssignment(Mapping):
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Writes the assignment to a JSON file."""
-        names = {name: f.name for name, f in self._formats.items()}
-        write_atomically(path, json.dumps(names, indent=2) + "\n")
+        write_atomically(path, json.dumps(self._as_json(), indent=2) + "\n")
+
+    def _as_json(self) -> dict[str, str | int]:
+        return {name: option_to_json(o) for name, o in self._options.items()}
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> "FormatAssignment":
@@ -112,49 +115,69 @@ class FormatAssignment(Mapping):
 
         Raises:
             ValueError: If the file does not hold a JSON object of format
-                names.
+                names and sizes.
         """
-        formats = read_json(path)
-        if not isinstance(formats, dict):
+        options = read_json(path)
+        if not isinstance(options, dict):
             raise ValueError(
                 "Expected a JSON object from decision to format name in "
-                f"{str(path)!r}. Received: {type(formats).__name__}"
+                f"{str(path)!r}. Received: {type(options).__name__}"
             )
-        return cls(formats)
+        return cls(options)
+
+
+class Switch(Protocol):
+    """What a decision switches: a quantizer, or a `SizeMask`.
+
+    Attributes:
+        decision: Name of the decision.
+        options: What there is to choose from.
+        index: A variable: the position of the option in use.
+    """
+
+    decision: str
+    options: tuple[Option, ...]
+    index: keras.Variable
 
 
 class Decision:
-    """The quantizers that take one format together.
+    """What takes one option together.
 
     Attributes:
         name: Name of the decision.
-        formats: The formats to choose from.
-        quantizers: The quantizers.
+        options: The options to choose from: formats, or sizes.
+        switches: What it switches.
     """
 
-    def __init__(self, name: str, quantizers: Sequence[SwitchableQuantizer]):
+    def __init__(self, name: str, switches: Sequence[Switch]):
         self.name = name
-        self.quantizers = tuple(quantizers)
-        self.formats = self.quantizers[0].formats
+        self.switches = tuple(switches)
+        self.options = self.switches[0].options
 
-    def index_of(self, number_format: Format) -> int:
-        """Returns the position of a format among the options."""
-        if number_format not in self.formats:
+    @property
+    def is_about_format(self) -> bool:
+        """Whether the options are formats, not sizes."""
+        return not isinstance(self.options[0], int)
+
+    def index_of(self, option: Option) -> int:
+        """Returns the position of an option."""
+        if option not in self.options:
             raise ValueError(
-                f"Expected one of the formats of decision {self.name!r}: "
-                f"{[f.name for f in self.formats]}. Received: {number_format}"
+                f"Expected one of the options of decision {self.name!r}: "
+                f"{[option_to_json(o) for o in self.options]}. Received: "
+                f"{option}"
             )
-        return self.formats.index(number_format)
+        return self.options.index(option)
 
-    def choice_in(self, assignment: Mapping[str, str | Format]) -> int:
-        """Returns the position of the format that an assignment gives it.
+    def choice_in(self, assignment: Mapping[str, str | Option]) -> int:
+        """Returns the position of the option that an assignment gives it.
 
         Raises:
             ValueError: If it gives none, and there is a choice.
         """
         if self.name in assignment:
-            return self.index_of(parse_format(assignment[self.name]))
-        if len(self.formats) > 1:
+            return self.index_of(parse_option(assignment[self.name]))
+        if len(self.options) > 1:
             raise ValueError(
                 "Expected an assignment for every decision of the model. "
                 f"Received: none for {self.name!r}"
@@ -168,10 +191,10 @@ def decisions(model: keras.Model) -> list[Decision]:
     Raises:
         ValueError: If the model has no quantizers.
     """
-    groups: dict[str, list[SwitchableQuantizer]] = {}
+    groups: dict[str, list[Switch]] = {}
     for layer in quantized_layers(model):
-        for quantizer in layer.quantizers():
-            groups.setdefault(quantizer.decision, []).append(quantizer)
+        for switch in (*layer.quantizers(), *layer.size_masks()):
+            groups.setdefault(switch.decision, []).append(switch)
     if not groups:
         raise ValueError(
             "Expected a model with quantizers. Received: model "
@@ -188,7 +211,7 @@ class FormatSetter:
     of the time of a loop over a hundred quantizers.
 
     Args:
-        decisions: The decisions whose quantizers are set.
+        decisions: The decisions whose options are set.
     """
 
     def __init__(self, decisions: Sequence[Decision]):
@@ -205,19 +228,19 @@ class FormatSetter:
         """Sets one index a decision.
 
         Args:
-            indices: Position of a format for each decision.
+            indices: Position of an option for each decision.
             activations_off: Whether activation quantizers are switched off.
         """
         values = []
         for decision, index in zip(self._decisions, indices, strict=True):
-            for quantizer in decision.quantizers:
-                is_activation = isinstance(quantizer, ActivationQuantizer)
+            for switch in decision.switches:
+                is_activation = isinstance(switch, ActivationQuantizer)
                 is_off = activations_off and is_activation
                 values.append(OFF if is_off else index)
         self._assign(np.asarray(values, dtype="int32"))
 
     def _assign_all(self, values):
-        quantizers = [q for d in self._decisions for q in d.quantizers]
-        indices = ops.unstack(values, len(quantizers))
-        for quantizer, index in zip(quantizers, indices, strict=True):
-            quantizer.index.assign(index)
+        switches = [s for d in self._decisions for s in d.switches]
+        indices = ops.unstack(values, len(switches))
+        for switch, index in zip(switches, indices, strict=True):
+            switch.index.assign(index)

@@ -110,7 +110,9 @@ def budget(
 
 
 def _common_formats(of: Sequence[Decision]) -> list[Format]:
-    choices = [d.formats for d in of if len(d.formats) > 1]
+    choices = [
+        d.options for d in of if d.is_about_format and len(d.options) > 1
+    ]
     if not choices:
         return []
     common = set.intersection(*map(set, choices))

@@ -6,8 +6,9 @@ import numpy as np
 from fliqs_keras.costs import Cost, CostTerm
 from fliqs_keras.export.storage import Storage, storage_of
 from fliqs_keras.formats import Format, parse_format
-from fliqs_keras.quantized_layers import quantized_layers
+from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.size_masks import WEIGHT, Share, alive_share
 
 __all__ = ["WeightBytes"]
 
@@ -53,34 +54,34 @@ class WeightBytes(Cost):
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
         return [
-            CostTerm(
-                (quantizer.decision,),
-                np.array(
-                    [
-                        self._bytes(layer, variable, quantizer, f)
-                        for f in quantizer.formats
-                    ],
-                    dtype="float64",
-                ),
-            )
+            self._term(layer, variable, quantizer)
             for layer in quantized_layers(model)
             for variable, quantizer in layer.quantized_weights()
         ]
 
-    def _bytes(
+    def _term(
         self,
-        layer: keras.layers.Layer,
+        layer: QuantizedLayer,
         variable: keras.Variable,
         quantizer: SwitchableQuantizer,
-        number_format: Format,
-    ) -> int:
-        size = int(np.prod(variable.shape))
-        storage = self._storage(layer, number_format)
-        if storage is None:
-            return 4 * size
+    ) -> CostTerm:
+        share = alive_share(layer.size_masks())
+        elements = int(np.prod(variable.shape))
         channels = int(np.prod(quantizer.channel_shape))
-        scales = channels if number_format.scaled else 0
-        return storage.nbytes(size) + _SCALE_BYTES * scales
+        alive_channels = channels * _channel_share(
+            layer, quantizer, variable, share
+        )
+        rows = []
+        for number_format in quantizer.formats:
+            storage = self._storage(layer, number_format)
+            scales = alive_channels * (number_format.scaled and bool(storage))
+            sizes = np.rint(elements * share.values).astype(int)
+            nbytes = np.vectorize(storage.nbytes if storage else _float_bytes)
+            rows.append(nbytes(sizes) + _SCALE_BYTES * scales)
+        return CostTerm(
+            (quantizer.decision, *share.decisions),
+            np.array(rows, dtype="float64"),
+        )
 
     def _storage(
         self, layer: keras.layers.Layer, number_format: Format
@@ -91,3 +92,29 @@ class WeightBytes(Cost):
             # No runtime looks it up.
             return storage_of(parse_format("INT4"))
         return storage
+
+
+def _float_bytes(size: int) -> int:
+    return 4 * size
+
+
+def _channel_share(
+    layer: QuantizedLayer,
+    quantizer: SwitchableQuantizer,
+    variable: keras.Variable,
+    share: Share,
+) -> np.ndarray:
+    """Returns the share of the channels with a scale that is alive."""
+    rank = len(variable.shape)
+    scaled = {axis % rank for axis in quantizer.channel_axes}
+    masks = [
+        mask
+        for mask in layer.size_masks()
+        if mask.subject != WEIGHT or {a % rank for a in mask.axes} <= scaled
+    ]
+    names, values = alive_share(masks)
+    shape = [
+        values.shape[names.index(name)] if name in names else 1
+        for name in share.decisions
+    ]
+    return values.reshape(shape)

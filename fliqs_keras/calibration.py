@@ -30,13 +30,14 @@ class _ActivationObserver(CallHook):
         return self._observe(quantizer, outputs)
 
     def _observe(self, quantizer, inputs):
-        x = ops.convert_to_numpy(ops.cast(inputs, "float32"))
+        alive = quantizer.alive_part(inputs)
+        x = ops.convert_to_numpy(ops.cast(alive, "float32"))
         generator = np.random.default_rng(0)
         flat = x.reshape(-1)
         if flat.size > _VALUES_A_BATCH:
             flat = generator.choice(flat, _VALUES_A_BATCH, replace=False)
         self.values.setdefault(id(quantizer), []).append(flat)
-        largest = float(ops.convert_to_numpy(quantizer.range_of(inputs)))
+        largest = float(ops.convert_to_numpy(quantizer.range_of(alive)))
         self.ranges.setdefault(id(quantizer), []).append(largest)
         return inputs
 
@@ -45,7 +46,7 @@ class FixedThresholds(CallHook):
     """Quantizes without moving thresholds, although layers are training."""
 
     def weight(self, layer, variable, quantizer):
-        return quantizer(_keras.master_value(variable), training=False)
+        return quantizer(layer.weight_value(variable), training=False)
 
     def input(self, layer, quantizer, inputs):
         return quantizer(inputs, training=False)
@@ -94,7 +95,7 @@ def fit_weight_thresholds(model: keras.Model) -> None:
     """Sets the weight thresholds to those of least squared error."""
     for layer in quantized_layers(model):
         for variable, quantizer in layer.quantized_weights():
-            quantizer.set_thresholds(_keras.master_value(variable))
+            quantizer.set_thresholds(layer.weight_value(variable))
 
 
 def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:

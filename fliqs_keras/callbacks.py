@@ -1,28 +1,39 @@
 """The search, as a callback of `fit`."""
 
 import os
+import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
 from fliqs_keras.cost_tables import CostTable, Limit
-from fliqs_keras.cost_targets import CostTarget, cost_table, resolve_target
+from fliqs_keras.cost_targets import (
+    CostTarget,
+    cost_table,
+    resolve_target,
+    widest_option,
+)
 from fliqs_keras.costs import BitOps, Cost
 from fliqs_keras.format_training import FormatTraining
-from fliqs_keras.formats import Format
+from fliqs_keras.options import Option, option_to_json
 from fliqs_keras.reinforce import Reinforce
 from fliqs_keras.selection import cheapest_choice, dearest_choice
 from fliqs_keras.sensitivity import Estimate, Sensitivity
+from fliqs_keras.supernet import Supernet
 
 __all__ = ["FixedFormats", "FormatSearch"]
 
 Budgets = Mapping[Cost, CostTarget]
 
-_CONTROLLERS = {"reinforce": Reinforce, "sensitivity": Sensitivity}
+_CONTROLLERS = {
+    "reinforce": Reinforce,
+    "sensitivity": Sensitivity,
+    "supernet": Supernet,
+}
+ControllerConfig = Reinforce | Sensitivity | Supernet
 
 
 class FormatSearch(FormatTraining):
@@ -38,6 +49,9 @@ class FormatSearch(FormatTraining):
       to add least to the loss within the target stay for the rest of the
       training. The passes take 8 % of the training at most, or one batch
       each.
+    - `"supernet"`, the default where there is `data` and sizes are searched,
+      too (`fliqs_keras.nas`): the model first trains in random sizes. Then
+      random networks and single formats are compared in the same way.
     - `"reinforce"`, the controller of the paper (FLIQS): at every step each
       decision samples a format, the model trains one ordinary step with
       them, and a policy learns from the loss of that batch and the cost of
@@ -58,14 +72,17 @@ class FormatSearch(FormatTraining):
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, or
             an iterable of such batches. Not needed by `"reinforce"`.
-        controller: `"sensitivity"`, `"reinforce"`, or the settings of one: a
-            `fliqs_keras.Sensitivity` or `fliqs_keras.Reinforce`. Defaults to
-            `"sensitivity"` with `data` and to `"reinforce"` without.
+        controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
+            settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
+            `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
+            sizes are searched, with `data`, and to `"reinforce"` without.
         activation_delay: Share of the steps before activations are
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says;
             needed when it cannot know, as with a generator of no length.
-        seed: Seed of the samples of `"reinforce"`.
+        seed: Seed of the samples of `"reinforce"`. Defaults to one drawn from
+            Python's generator, which `keras.utils.set_random_seed` and, alike
+            on every process, `keras.distribution.initialize` seed.
         log_dir: Folder for a log, written while the search runs:
             `search.jsonl`, which `fliqs_keras.read_search_log` reads, and
             event files where TensorBoard is installed. Defaults to none.
@@ -100,7 +117,7 @@ class FormatSearch(FormatTraining):
         cost: Cost | None = None,
         *,
         data: Any = None,
-        controller: str | Reinforce | Sensitivity | None = None,
+        controller: str | ControllerConfig | None = None,
         activation_delay: float = 0.125,
         total_steps: int | None = None,
         seed: int | None = None,
@@ -113,6 +130,7 @@ class FormatSearch(FormatTraining):
             first, data, activation_delay, total_steps, log_dir, log_every
         )
         self.budgets = budgets
+        self._is_default = controller is None
         if controller is None:
             controller = "reinforce" if data is None else "sensitivity"
             if data is None:
@@ -132,27 +150,30 @@ class FormatSearch(FormatTraining):
         self.sensitivity: dict[str, dict[str, Estimate]] | None = None
 
     def make_controller(self, table: CostTable, total_steps: int) -> Controller:
-        if all(len(d.formats) < 2 for d in self._decisions):
+        if all(len(d.options) < 2 for d in self._decisions):
+            only = option_to_json(self._decisions[0].options[0])
             raise ValueError(
                 "Expected a search space of at least two formats. Received: "
-                f"{[f.name for f in self._decisions[0].formats]}. A model in "
-                "one format trains without a search"
+                f"{[only]}. A model in one format trains without a search"
             )
         self.sensitivity = None
         self._limits = [
             self._limit(cost, target) for cost, target in self.budgets.items()
         ]
+        sizes = [
+            None if d.is_about_format else d.options for d in self._decisions
+        ]
+        if self._is_default and self.data is not None and any(sizes):
+            self.controller_config = Supernet()
         return self.controller_config.controller(
             table,
             self._limits[0].budget,
             total_steps,
             # Not the dearest: a layer may cost nothing in any format.
-            widest=[
-                int(np.argmax([f.bits for f in decision.formats]))
-                for decision in self._decisions
-            ],
-            seed=self.seed,
+            widest=[widest_option(d) for d in self._decisions],
+            seed=random.getrandbits(32) if self.seed is None else self.seed,
             others=self._limits[1:],
+            sizes=sizes,
         )
 
     def on_train_end(self, logs=None):
@@ -172,10 +193,8 @@ class FormatSearch(FormatTraining):
             return None
         return {
             decision.name: {
-                number_format.name: estimate
-                for number_format, estimate in zip(
-                    decision.formats, row, strict=True
-                )
+                str(option_to_json(option)): estimate
+                for option, estimate in zip(decision.options, row, strict=True)
             }
             for decision, row in zip(self._decisions, estimates, strict=True)
         }
@@ -222,7 +241,7 @@ class FixedFormats(FormatTraining):
 
     def __init__(
         self,
-        assignment: Mapping[str, str | Format],
+        assignment: Mapping[str, str | Option],
         *,
         activation_delay: float = 0.125,
         total_steps: int | None = None,
@@ -251,8 +270,8 @@ def _as_budgets(
 
 
 def _controller_config(
-    controller: str | Reinforce | Sensitivity,
-) -> Reinforce | Sensitivity:
+    controller: str | ControllerConfig,
+) -> ControllerConfig:
     if isinstance(controller, str):
         if controller not in _CONTROLLERS:
             raise ValueError(

@@ -31,7 +31,7 @@ class Controller:
 
     Args:
         costs: Cost of each option of each decision; they add up. Or a
-            `CostTable`, with costs of pairs of options.
+            `CostTable`, with costs of sets of options.
         target: The highest cost of the result.
         total_steps: Number of steps that the search has.
         others: Budgets of other costs, which the result keeps, too.
@@ -72,6 +72,9 @@ class Controller:
             # Where another budget binds, that choice need not be the best.
             if self.others:
                 self._floor *= _SMALLEST_SHARE_OF_TARGET
+
+    # How often there are probes, which share the time that they may take.
+    probe_rounds = 1
 
     @property
     def cost(self) -> float:

@@ -1,4 +1,4 @@
-"""What choices cost: numbers that add up over decisions and pairs of them."""
+"""What choices cost: numbers that add up over decisions and sets of them."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,19 +16,20 @@ class CostTable:
 
     Attributes:
         rows: Cost of each option of each decision.
-        pairs: Cost of each pair of options, for pairs of decisions whose cost
-            does not add up, by their positions, the lower one first.
+        joint: What does not add up over single decisions: for the positions
+            of two decisions or more, in rising order, the cost of each
+            combination of their options, an axis a decision.
 
     Example:
 
     >>> rows = [np.array([0.0, 1.0]), np.array([0.0, 2.0])]
-    >>> pairs = {(0, 1): np.array([[4.0, 8.0], [8.0, 16.0]])}
-    >>> CostTable(rows, pairs).of([1, 0])
+    >>> joint = {(0, 1): np.array([[4.0, 8.0], [8.0, 16.0]])}
+    >>> CostTable(rows, joint).of([1, 0])
     9.0
     """
 
     rows: Sequence[np.ndarray]
-    pairs: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(
+    joint: Mapping[tuple[int, ...], np.ndarray] = dataclasses.field(
         default_factory=dict
     )
 
@@ -50,40 +51,39 @@ class CostTable:
         """Returns the table of the terms of a cost.
 
         Args:
-            terms: For each term the names of its decisions, two at most, and
-                its values, with an axis for each decision.
+            terms: For each term the names of its decisions and its values,
+                with an axis for each decision.
             sizes: Number of options of each decision, by its name, in order.
 
         Raises:
-            ValueError: If a term has more decisions, or is of another size.
+            ValueError: If a term is of another decision or of another size.
         """
         position = {name: i for i, name in enumerate(sizes)}
         rows = [np.zeros(size) for size in sizes.values()]
-        pairs: dict[tuple[int, int], np.ndarray] = {}
+        joint: dict[tuple[int, ...], np.ndarray] = {}
         for names, values in terms:
             values = np.asarray(values, dtype="float64")
             shape = tuple(sizes.get(name) for name in names)
-            if len(names) > 2 or values.shape != shape:
+            if values.shape != shape:
                 raise ValueError(
-                    "Expected a cost term on two decisions of the model at "
-                    "most, with an entry for each format. Received: "
-                    f"{names} with values of shape {values.shape}"
+                    "Expected a cost term on decisions of the model, with an "
+                    "axis for each and along it an entry for each option. "
+                    f"Received: {names} with values of shape {values.shape}"
                 )
             places = [position[name] for name in names]
-            if len(places) == 2 and places[0] == places[1]:
-                places, values = places[:1], np.diagonal(values)
-            # A decision without a choice needs no variable of its own.
-            places = [i for i in places if len(rows[i]) > 1]
-            values = values.reshape([len(rows[i]) for i in places])
-            if len(places) < 2:
+            # A decision without a choice needs no variable of its own, and
+            # one that is named twice takes one option.
+            taken = sorted(set(places))
+            axes = [taken.index(i) for i in places]
+            values = np.einsum(values, axes, range(len(taken)))
+            free = [i for i in taken if len(rows[i]) > 1]
+            values = values.reshape([len(rows[i]) for i in free])
+            if len(free) > 1:
+                joint[tuple(free)] = joint.get(tuple(free), 0.0) + values
+            else:
                 # What depends on nothing is in the first row.
-                rows[places[0] if places else 0] += values
-                continue
-            if places[0] > places[1]:
-                places, values = places[::-1], values.T
-            key = (places[0], places[1])
-            pairs[key] = pairs.get(key, 0.0) + values
-        return cls(rows, pairs)
+                rows[free[0] if free else 0] += values
+        return cls(rows, joint)
 
     @property
     def sizes(self) -> list[int]:
@@ -93,8 +93,11 @@ class CostTable:
     def of(self, choice: Sequence[int]) -> float:
         """Returns what a choice costs, a position for each decision."""
         rows = sum(row[i] for row, i in zip(self.rows, choice, strict=True))
-        pairs = sum(m[choice[i], choice[j]] for (i, j), m in self.pairs.items())
-        return float(rows + pairs)
+        joint = sum(
+            values[tuple(choice[i] for i in places)]
+            for places, values in self.joint.items()
+        )
+        return float(rows + joint)
 
 
 Costs = CostTable | Sequence[np.ndarray]
@@ -105,7 +108,7 @@ class Limit(NamedTuple):
 
     Attributes:
         costs: Cost of each option of each decision; they add up. Or a
-            `CostTable`, with costs of pairs of options.
+            `CostTable`, with costs of sets of options.
         budget: Highest total cost allowed.
     """
 

@@ -8,6 +8,7 @@ from fliqs_keras.assignments import Decision
 from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.costs import Cost
 from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.options import width_of
 
 CostTarget = float | tuple[str, float]
 
@@ -17,7 +18,7 @@ def cost_table(
 ) -> CostTable:
     """Returns a cost as a table over the decisions of a quantized model."""
     return CostTable.from_terms(
-        cost.terms(model), {d.name: len(d.formats) for d in of}
+        cost.terms(model), {d.name: len(d.options) for d in of}
     )
 
 
@@ -36,5 +37,19 @@ def resolve_target(
 
 
 def uniform_choice(of: Sequence[Decision], number_format: Format) -> list[int]:
-    """Returns the choice of one format wherever there is a choice."""
-    return [d.index_of(number_format) if len(d.formats) > 1 else 0 for d in of]
+    """Returns the choice of one format wherever there is a choice.
+
+    Of sizes it is the largest.
+    """
+    return [
+        d.index_of(number_format)
+        if d.is_about_format and len(d.options) > 1
+        else widest_option(d)
+        for d in of
+    ]
+
+
+def widest_option(decision: Decision) -> int:
+    """Returns the position of the option of most bits, or the largest."""
+    widths = [width_of(option) for option in decision.options]
+    return widths.index(max(widths))

@@ -12,17 +12,18 @@ from fliqs_keras.assignments import FormatAssignment, decisions
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.macs import macs_by_layer
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
+from fliqs_keras.size_masks import alive_share
 
 __all__ = ["BitOps", "Cost", "CostTerm", "weighted"]
 
 
 class CostTerm(NamedTuple):
-    """A part of a cost, which depends on two decisions, on one or on none.
+    """A part of a cost, and the decisions that it depends on, if any.
 
     Attributes:
         decisions: The names of the decisions.
         values: What the part costs: a float64 array with an axis for each
-            decision, and along it an entry for each of its formats.
+            decision, and along it an entry for each of its options.
     """
 
     decisions: tuple[str, ...]
@@ -99,10 +100,10 @@ class Cost(abc.ABC):
             A float64 array for each decision, one entry an option.
 
         Raises:
-            ValueError: If a term depends on two decisions that both have a
+            ValueError: If a term depends on several decisions that have a
                 choice.
         """
-        rows = {d.name: np.zeros(len(d.formats)) for d in decisions(model)}
+        rows = {d.name: np.zeros(len(d.options)) for d in decisions(model)}
         for term in self.terms(model):
             names = term.decisions
             open_names = [n for n in names if rows[n].size > 1]
@@ -110,7 +111,7 @@ class Cost(abc.ABC):
                 raise ValueError(
                     "Expected a cost that adds up over single decisions. "
                     f"Received: a {type(self).__name__} with a term that "
-                    f"depends on both of {open_names}. Use `terms`"
+                    f"depends on all of {open_names}. Use `terms`"
                 )
             name = next(iter([*open_names, *names, *rows]))
             rows[name] += term.values.reshape(-1)
@@ -205,20 +206,31 @@ def layer_terms(
 ) -> list[CostTerm]:
     """Returns a term for each layer that multiplies with quantized weights.
 
+    Where the size of a layer is decided, too, it costs what is alive of it.
+
     Args:
         model: A model from `fliqs_keras.apply`.
-        price: What a layer costs, by the format of its weights and that of
-            its input, which is FP32 where it is not quantized.
+        price: What a whole layer costs, by the format of its weights and
+            that of its input, which is FP32 where it is not quantized.
 
     Raises:
         ValueError: If the weights of a layer belong to several decisions.
     """
     return [
-        _layer_term(layer, functools.partial(price, layer))
+        share_of(_layer_term(layer, functools.partial(price, layer)), layer)
         for layer in quantized_layers(model)
         # One that only quantizes activations multiplies nothing.
         if layer.weight_quantizers
     ]
+
+
+def share_of(term: CostTerm, layer: QuantizedLayer) -> CostTerm:
+    """Returns what of the cost of a whole layer its sizes leave."""
+    share = alive_share(layer.size_masks())
+    return CostTerm(
+        (*term.decisions, *share.decisions),
+        np.multiply.outer(term.values, share.values),
+    )
 
 
 def _layer_term(

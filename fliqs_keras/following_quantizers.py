@@ -32,12 +32,12 @@ class WeightQuantizer(SwitchableQuantizer):
         largest = self.range_of(x)
         before = ops.convert_to_tensor(self.range)
         growth = largest / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+        now = ops.convert_to_tensor(self.thresholds)
         # A channel that was all zero has no proportion yet: do not clip it.
-        followed = ops.where(
-            before[None] > 0,
-            ops.convert_to_tensor(self.thresholds) * growth[None],
-            largest[None],
-        )
+        # A threshold at the largest magnitude stays there to the bit: one
+        # rounded to just below it would stop the gradient of that weight.
+        has_share = ops.logical_and(before[None] > 0, now != before[None])
+        followed = ops.where(has_share, now * growth[None], largest[None])
         self._assign(followed, largest)
 
 
@@ -72,6 +72,7 @@ class ActivationQuantizer(SwitchableQuantizer):
         return config
 
     def follow(self, x: Tensor) -> None:
+        x = self.alive_part(x[:_OBSERVED_EXAMPLES])
         largest = self.range_of(x)
         before = ops.convert_to_tensor(self.range)
         average = ops.where(
@@ -96,12 +97,10 @@ class ActivationQuantizer(SwitchableQuantizer):
         return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
 
     def _observed_thresholds(self, x: Tensor) -> Tensor:
-        sample = thresholds.take_spread(
-            ops.reshape(x[:_OBSERVED_EXAMPLES], (-1,)), _OBSERVED_VALUES
-        )
+        sample = thresholds.take_spread(ops.reshape(x, (-1,)), _OBSERVED_VALUES)
         best = thresholds.least_error_thresholds(
             *thresholds.count_magnitudes_in_graph(sample), self.formats
         )[:, 0]
         before = ops.convert_to_tensor(self.thresholds)
         average = before + _OBSERVATION_RATE * (best - before)
-        return ops.where(ops.isnan(before), best, average)
+        return ops.where(ops.isinf(before), best, average)

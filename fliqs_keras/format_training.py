@@ -14,6 +14,7 @@ from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
 from fliqs_keras.loss_probe import LossProbe
+from fliqs_keras.options import option_to_json
 from fliqs_keras.search_logs import SearchLog
 
 # The batch-normalization statistics of the result are those of the last
@@ -195,7 +196,7 @@ class FormatTraining(keras.callbacks.Callback):
             "phase": controller.phase,
             "target": controller.target,
             "formats": {
-                decision.name: decision.formats[index].name
+                decision.name: option_to_json(decision.options[index])
                 for decision, index in zip(
                     self._decisions, controller.choice, strict=True
                 )
@@ -204,8 +205,8 @@ class FormatTraining(keras.callbacks.Callback):
         if (rows := controller.probabilities()) is not None:
             state["probabilities"] = {
                 decision.name: {
-                    f.name: float(p)
-                    for f, p in zip(decision.formats, row, strict=True)
+                    str(option_to_json(option)): float(p)
+                    for option, p in zip(decision.options, row, strict=True)
                 }
                 for decision, row in zip(self._decisions, rows, strict=True)
             }
@@ -222,7 +223,8 @@ class FormatTraining(keras.callbacks.Callback):
 
     def _examples_for(self, probes: list[np.ndarray]) -> float:
         trained = self._total_steps * self._batch_size
-        return _PROBE_SHARE * _PASSES_OF_TRAINING * trained / len(probes)
+        passes = _PROBE_SHARE * _PASSES_OF_TRAINING * trained
+        return passes / len(probes) / self._controller.probe_rounds
 
     def _batch_loss(self) -> float:
         """Returns the loss of the batch; `logs` holds the epoch's mean."""

@@ -7,6 +7,7 @@ import keras
 from fliqs_keras.costs import Cost, CostTerm, layer_terms
 from fliqs_keras.files import read_json
 from fliqs_keras.op_files import ModelOps, Op
+from fliqs_keras.quantized_layers import quantized_layers
 
 __all__ = ["LatencyTable"]
 
@@ -49,6 +50,13 @@ class LatencyTable(Cost):
         self.milliseconds = times
 
     def terms(self, model: keras.Model) -> list[CostTerm]:
+        if any(layer.size_masks() for layer in quantized_layers(model)):
+            raise ValueError(
+                "Expected a model of one architecture, whose ops were "
+                f"measured. Received: model {model.name!r} with decisions "
+                "about sizes. Search with another cost, and measure what "
+                "`fliqs_keras.nas.extract` returns"
+            )
         ops = ModelOps(model)
 
         def price(layer, weight, input_format):

@@ -47,7 +47,7 @@ class _MacCounter(CallHook):
         self.macs: dict[int, int] = {}
 
     def weight(self, layer, variable, quantizer):
-        return _keras.master_value(variable)
+        return layer.weight_value(variable)
 
     def input(self, layer, quantizer, inputs):
         return inputs

@@ -190,7 +190,7 @@ class _ReadRecorder(CallHook):
         self.reads: dict[int, list[Read]] = {}
 
     def weight(self, layer, variable, quantizer):
-        return _keras.master_value(variable)
+        return layer.weight_value(variable)
 
     def input(self, layer, quantizer, inputs):
         return inputs

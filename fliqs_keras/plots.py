@@ -161,16 +161,23 @@ def search_curves(records: Sequence[Record]) -> Figure:
 
 
 def accuracy_against_cost(
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Sequence[tuple[float, ...]]],
     *,
     cost_unit: str = "GBOPs",
+    frontiers: bool = False,
+    levels: Mapping[str, float] | None = None,
     paper_model: str | None = None,
 ) -> Figure:
     """Draws accuracy against cost, on a logarithmic axis, a curve a series.
 
     Args:
-        series: For each name, pairs of a cost and an accuracy in percent.
+        series: For each name, pairs of a cost and an accuracy in percent, or
+            triples with the spread of the accuracy, drawn as a bar.
         cost_unit: Unit of the costs.
+        frontiers: Whether a curve joins the best points of its series alone,
+            those that none of its cheaper ones equals. Defaults to all.
+        levels: For each name an accuracy without a cost, such as that of the
+            float model: a dotted line. Defaults to none.
         paper_model: `"resnet18"`, `"resnet50"` or `"mobilenet_v2"`: the
             paper's own points on ImageNet, faint in the background. Only
             where the results are those of the same network on ImageNet at
@@ -189,7 +196,9 @@ def accuracy_against_cost(
             f"Expected `paper_model` to be one of {sorted(PAPER_RESULTS)}. "
             f"Received: paper_model={paper_model!r}"
         )
-    if costs := [c for points in series.values() for c, _ in points if c <= 0]:
+    if costs := [
+        p[0] for points in series.values() for p in points if p[0] <= 0
+    ]:
         raise ValueError(
             "Expected positive costs, for a logarithmic axis. Received: "
             f"{costs}"
@@ -201,9 +210,20 @@ def accuracy_against_cost(
         axis.annotate(
             f" {name} (paper)", (cost, accuracy), color="0.6", fontsize=7
         )
+    for name, accuracy in (levels or {}).items():
+        axis.axhline(accuracy, color="0.7", ls=":", zorder=0)
+        # At the right end of the axis, whatever the costs are.
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+        axis.annotate(name, (1, accuracy), color="0.5", fontsize=7, **place)
     for name, points in series.items():
-        costs, accuracies = zip(*sorted(points), strict=True)
-        axis.plot(costs, accuracies, "o-", label=name)
+        points = sorted(points)
+        joined = _frontier(points) if frontiers else points
+        costs, accuracies, *_ = zip(*joined, strict=True)
+        (line,) = axis.plot(costs, accuracies, "-", label=name, marker="o")
+        costs, accuracies, *spreads = zip(*points, strict=True)
+        axis.errorbar(
+            costs, accuracies, *spreads, fmt="o", ms=3, color=line.get_color()
+        )
     axis.set(xscale="log", xlabel=cost_unit, ylabel="accuracy (%)")
     axis.margins(x=0.2)
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -323,6 +343,15 @@ def sensitivities(
     axis.set_xlabel("increase of the loss")
     _add_legend(figure, colors)
     return figure
+
+
+def _frontier(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Returns those of sorted points that none before them equals."""
+    best: list[tuple[float, ...]] = []
+    for point in points:
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
 
 
 def _new_figure() -> Figure:

@@ -109,3 +109,29 @@ class CategoricalPolicy:
         self._moments = decay * self._moments + (1 - decay) * powers
         first, second = self._moments / (1 - decay**self._updates)
         self._logits -= self._learning_rate * first / (np.sqrt(second) + 1e-8)
+
+
+def warm_up(
+    generator: np.random.Generator,
+    choice: np.ndarray,
+    widest: np.ndarray,
+    decisions: Sequence[int],
+    probability: float,
+) -> np.ndarray:
+    """Returns a choice in which some decisions take their widest option.
+
+    The warm-up of TuNAS, with a probability that falls to zero: large sizes
+    of a network learn to work before small ones are drawn from their weights.
+
+    Args:
+        generator: The source of randomness.
+        choice: Positions of an option for each decision.
+        widest: Those of the widest options.
+        decisions: The decisions that take part.
+        probability: Probability of the widest option.
+    """
+    choice = np.array(choice)
+    grown = np.asarray(decisions, dtype=int)
+    grown = grown[generator.random(len(grown)) < probability]
+    choice[grown] = np.asarray(widest)[grown]
+    return choice

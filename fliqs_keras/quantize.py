@@ -7,6 +7,7 @@ from absl import logging
 
 from fliqs_keras import _keras
 from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.architecture_plans import Masks, plan_sizes
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.layer_plans import LayerPlan, plan_layers
 from fliqs_keras.model_layers import (
@@ -107,11 +108,18 @@ def apply(
         )
     own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
     quantized = model if inplace else _copy_model(model)
-    choices = _choose_configs(quantized, space, own, tensor_format)
+    places = list(walk_layers(quantized, own))
+    _check_own_configs(own, places)
+    choices = _choose_configs(quantized, places, space, own, tensor_format)
+    masks = plan_sizes(
+        quantized, space.architecture, places, [c.layer for c in choices]
+    )
+    choices = _hold_masks(choices, places, masks)
     # All of them are made, and so checked, before any layer is changed.
     made = [make_quantizers(c.layer, c.config) for c in choices]
     for choice, quantizers in zip(choices, made, strict=True):
-        quantize_layer(choice.layer, choice.config, quantizers)
+        layer, config = choice
+        quantize_layer(layer, config, quantizers, masks.get(id(layer), ()))
     hold_quantized_layers(quantized)
     # What was traced before computes in float.
     quantized.train_function = None
@@ -119,20 +127,19 @@ def apply(
     quantized.predict_function = None
     for layer in quantized_layers(quantized):
         for variable, quantizer in layer.quantized_weights():
-            quantizer.set_thresholds(_keras.master_value(variable))
+            quantizer.set_thresholds(layer.weight_value(variable))
     _log_left_out(quantized)
     return quantized
 
 
 def _choose_configs(
     model: keras.Model,
+    places: list[Place],
     space: SearchSpace,
     own: SwitchableConfigs,
     tensor_format: Format | None,
 ) -> list[LayerPlan]:
     """Returns the layers to quantize, each with its config and formats."""
-    places = list(walk_layers(model, own))
-    _check_own_configs(own, places)
     choices = plan_layers(model, space, own, places)
     if tensor_format is None:
         return choices
@@ -174,6 +181,19 @@ def _quantize_every_tensor(
             )
         result.append(LayerPlan(layer, config))
     return result
+
+
+def _hold_masks(
+    choices: list[LayerPlan], places: list[Place], masks: Masks
+) -> list[LayerPlan]:
+    """Adds the layers that are not quantized but have a size, as sums do."""
+    chosen = {id(choice.layer) for choice in choices}
+    config = SwitchableQuantizeConfig((), quantize_input=False)
+    return choices + [
+        LayerPlan(place.layer, config)
+        for place in places
+        if id(place.layer) in masks and id(place.layer) not in chosen
+    ]
 
 
 def _check_own_configs(own: SwitchableConfigs, places: list[Place]) -> None:

@@ -22,6 +22,7 @@ from fliqs_keras.quantized_layers import (
     generated_class,
     quantize_layer,
 )
+from fliqs_keras.size_masks import SizeMask
 
 Plan = list[dict[str, Any]]
 Position = tuple[int, ...]
@@ -134,6 +135,7 @@ def _read_plan(container: keras.layers.Layer) -> Plan:
             "quantize_config": keras.saving.serialize_keras_object(
                 layer.quantize_config
             ),
+            "size_masks": [mask.get_config() for mask in layer.size_masks()],
         }
         for position, layer in _positions(container)
         if isinstance(layer, QuantizedLayer)
@@ -167,6 +169,7 @@ def _carry_out(plan: Plan, container: keras.layers.Layer) -> bool:
             quantize_layer(
                 layer,
                 keras.saving.deserialize_keras_object(entry["quantize_config"]),
+                masks=[SizeMask(**m) for m in entry.get("size_masks", ())],
             )
     hold_quantized_layers(container)
     return True

@@ -10,7 +10,7 @@ know how its `call` reads them.
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -20,6 +20,14 @@ from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
 from fliqs_keras.quantizers import (
     SwitchableQuantizer,
     require_quantized_weights,
+)
+from fliqs_keras.size_masks import (
+    BRANCH,
+    INPUT,
+    OUTPUT,
+    WEIGHT,
+    SizeMask,
+    mask_all,
 )
 
 Tensor = Any
@@ -40,7 +48,7 @@ class CallHook:
         quantizer: SwitchableQuantizer,
     ) -> Tensor:
         """Returns the tensor that reads of `variable` return."""
-        return quantizer(_keras.master_value(variable))
+        return quantizer(layer.weight_value(variable))
 
     def enter(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
         """Returns the layer's first input, before it is quantized."""
@@ -93,6 +101,7 @@ class QuantizedLayer:
         output_quantizer: The quantizer of the first output, or `None`.
         quantized_weights: A function that returns the quantized variables,
             each with its quantizer.
+        size_masks: A function that returns the layer's `SizeMask`s.
     """
 
     def call(self, *args, **kwargs):
@@ -113,11 +122,21 @@ class QuantizedLayer:
         hook.called(self, inputs, _as_list(outputs)[0])
         return outputs
 
+    def weight_value(self, variable: keras.Variable) -> Tensor:
+        """Returns a quantized variable before it is quantized, masked."""
+        value = _keras.master_value(variable)
+        return mask_all(self.size_masks(), WEIGHT, value)
+
     def _quantize_input(self, hook, args, kwargs):
         """Returns the arguments, and the first tensor of the first one."""
         args = list(args)
         holder, key = (args, 0) if args else (kwargs, next(iter(kwargs)))
         holder[key] = hook.enter(self, holder[key])
+        for mask in self.size_masks():
+            if mask.subject == BRANCH:
+                holder[key] = list(holder[key])
+                (branch,) = mask.axes
+                holder[key][branch] = mask(holder[key][branch])
         if self.input_quantizer is not None:
             holder[key] = keras.tree.map_structure(
                 lambda x: hook.input(self, self.input_quantizer, x),
@@ -153,6 +172,7 @@ class QuantizedLayer:
             "quantize_config": keras.saving.serialize_keras_object(
                 self.quantize_config
             ),
+            "size_masks": [mask.get_config() for mask in self.size_masks()],
         }
 
     @classmethod
@@ -163,7 +183,8 @@ class QuantizedLayer:
         quantize_config = keras.saving.deserialize_keras_object(
             config["quantize_config"]
         )
-        quantize_layer(layer, quantize_config)
+        masks = [SizeMask(**mask) for mask in config.get("size_masks", ())]
+        quantize_layer(layer, quantize_config, masks=masks)
         return layer
 
     def get_build_config(self):
@@ -278,6 +299,7 @@ def quantize_layer(
     layer: keras.layers.Layer,
     config: SwitchableQuantizeConfig,
     quantizers: LayerQuantizers | None = None,
+    masks: Sequence[SizeMask] = (),
 ) -> None:
     """Turns a built layer into a quantized one, in place.
 
@@ -285,6 +307,7 @@ def quantize_layer(
         layer: A layer whose variables exist.
         config: Its config, with formats.
         quantizers: What `make_quantizers` returned for them.
+        masks: Its sizes that can be switched.
     """
     made = quantizers or make_quantizers(layer, config)
     with _keras.unlocked(layer), _name_scopes(layer.path or layer.name):
@@ -299,9 +322,16 @@ def quantize_layer(
             setattr(layer, f"weight_quantizer_{number}", quantizer)
         layer.input_quantizer = made.input
         layer.output_quantizer = made.output
+        for number, mask in enumerate(masks):
+            mask.build(())
+            setattr(layer, f"size_mask_{number}", mask)
     # Behind a function, because Keras tracks what it finds in attributes, and
     # the variables have their places already.
     layer.quantized_weights = functools.partial(list, made.weights)
+    layer.size_masks = functools.partial(list, masks)
+    for quantizer, subject in ((made.input, INPUT), (made.output, OUTPUT)):
+        if any(mask.subject == subject for mask in masks) and quantizer:
+            quantizer.alive_part = functools.partial(mask_all, masks, subject)
     if isinstance(layer, keras.layers.RNN):
         # `Bidirectional` hands the weights of two layers to a fused kernel,
         # past the layers and so past their quantizers.

@@ -40,6 +40,10 @@ def require_quantized_weights(path: str, store: Mapping) -> None:
         )
 
 
+def _everything(x: Tensor) -> Tensor:
+    return x
+
+
 @keras.saving.register_keras_serializable(package="fliqs_keras")
 class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     """Quantizes a tensor to one of several formats, chosen by a variable.
@@ -102,6 +106,8 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             )
         self.channel_axes = tuple(channel_axes)
         self.decision = decision
+        # What of the tensor counts in ranges: not channels that no one reads.
+        self.alive_part = _everything
         # Off, it passes its input through.
         kernels = rounding.kernels_of(self.formats)
         self._kernels = tuple(dict.fromkeys([*kernels, rounding.pass_through]))
@@ -152,8 +158,9 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         return int(np.argmax([f.bits for f in self.formats]))
 
     def _unset_thresholds(self, shape, dtype=None):
-        # NaN until they are set: a wrong threshold must not pass for one.
-        unset = [np.nan if f.scaled else f.max_code for f in self.formats]
+        # Infinite until they are set: a wrong threshold must not pass for one.
+        # Not NaN, which processes that compare their values find unequal.
+        unset = [np.inf if f.scaled else f.max_code for f in self.formats]
         unset = np.reshape(unset, (-1,) + (1,) * len(self.channel_shape))
         return ops.convert_to_tensor(np.broadcast_to(unset, shape), "float32")
 
@@ -198,7 +205,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         index = _keras.stored_value(self.index)
         if index is None or index < 0:
             return
-        if np.isnan(_keras.stored_value(self.thresholds)).any():
+        if np.isinf(_keras.stored_value(self.thresholds)).any():
             raise ValueError(
                 "Expected thresholds that are set before a tensor is "
                 f"quantized. Received: quantizer {self.path!r}, which has "
@@ -252,9 +259,14 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         return ops.reshape(best, (len(self.formats), *self.channel_shape))
 
     @property
+    def options(self) -> tuple[Format, ...]:
+        """What its decision chooses from: the formats."""
+        return self.formats
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether the thresholds have been set."""
-        return not np.isnan(ops.convert_to_numpy(self.thresholds)).any()
+        return not np.isinf(ops.convert_to_numpy(self.thresholds)).any()
 
     @property
     def format(self) -> Format | None:

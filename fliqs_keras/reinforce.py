@@ -7,7 +7,7 @@ import numpy as np
 
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import Costs, Limit
-from fliqs_keras.policies import CategoricalPolicy
+from fliqs_keras.policies import CategoricalPolicy, warm_up
 from fliqs_keras.rewards import REWARDS
 from fliqs_keras.schedules import SCHEDULES
 
@@ -26,7 +26,9 @@ class Reinforce:
     Args:
         delay: Share of the steps before the policy is updated. The formats
             are then sampled evenly, and only the baseline moves, so that the
-            reward is stable when the policy begins to learn from it.
+            reward is stable when the policy begins to learn from it. A
+            decision about a size takes the largest with a probability that
+            falls from one to zero in these steps (the warm-up of TuNAS).
         settle: Share of the steps at the end in which the formats found stay
             fixed. The paper has none.
         learning_rate: Learning rate of the policy's Adam.
@@ -94,6 +96,7 @@ class Reinforce:
         widest: Sequence[int] | None = None,
         seed: int | None = None,
         others: Sequence[Limit] = (),
+        sizes: Sequence[Sequence[int] | None] = (),
     ) -> "ReinforceController":
         """Returns a controller with these settings.
 
@@ -101,12 +104,14 @@ class Reinforce:
             costs: Cost of each option of each decision; they add up.
             target: The cost to arrive at.
             total_steps: Number of steps that the search has.
-            widest: Unused: all options are sampled from the start.
+            widest: Unused: all formats are sampled from the start.
             seed: Seed of the samples.
             others: Budgets of other costs.
+            sizes: The options of each decision about a size, rising, and
+                `None` for each decision about a format.
         """
         return ReinforceController(
-            costs, target, total_steps, self, seed, others
+            costs, target, total_steps, self, seed, others, sizes
         )
 
 
@@ -120,6 +125,8 @@ class ReinforceController(Controller):
         config: The settings.
         seed: Seed of the samples.
         others: Budgets of other costs.
+        sizes: The options of each decision about a size, rising, and `None`
+            for each decision about a format. Defaults to none about a size.
 
     Example:
 
@@ -140,9 +147,15 @@ class ReinforceController(Controller):
         config: Reinforce | None = None,
         seed: int | None = None,
         others: Sequence[Limit] = (),
+        sizes: Sequence[Sequence[int] | None] = (),
     ):
         super().__init__(costs, target, total_steps, others)
         self.config = config or Reinforce()
+        self._sizes = {
+            decision: len(options) - 1
+            for decision, options in enumerate(sizes)
+            if options is not None
+        }
         self._reward = REWARDS.get(self.config.reward, self.config.reward)
         schedule = self.config.entropy_schedule
         self._entropy_schedule = SCHEDULES.get(schedule, schedule)
@@ -157,7 +170,7 @@ class ReinforceController(Controller):
         )
         self.baseline: float | None = None
         self.reward: float | None = None
-        self.choice = self.policy.sample(self._generator)
+        self.choice = self._sample()
 
     @property
     def entropy(self) -> float:
@@ -193,8 +206,22 @@ class ReinforceController(Controller):
             self.choice = self.best_choice()
             self.settled = True
         else:
-            self.choice = self.policy.sample(self._generator)
+            self.choice = self._sample()
         return self.choice
+
+    def _sample(self) -> np.ndarray:
+        choice = self.policy.sample(self._generator)
+        if not self._sizes or self._steps >= self._delay_steps:
+            return choice
+        largest = np.zeros_like(choice)
+        largest[list(self._sizes)] = list(self._sizes.values())
+        return warm_up(
+            self._generator,
+            choice,
+            largest,
+            list(self._sizes),
+            1.0 - self._steps / self._delay_steps,
+        )
 
     def best_choice(self) -> np.ndarray:
         """Returns the choice that the search would end on now.

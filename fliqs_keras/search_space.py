@@ -1,6 +1,7 @@
 """What a search may choose from: which layers, which formats."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from typing import Any
 import keras
 
 from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.architecture import SizeChoice, choice_from_json
+from fliqs_keras.architecture_plans import plan_sizes
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.formats import Format
 from fliqs_keras.hardware_targets import Target
@@ -25,6 +28,7 @@ from fliqs_keras.layer_formats import (
 )
 from fliqs_keras.layer_plans import plan_layers
 from fliqs_keras.model_layers import walk_layers
+from fliqs_keras.options import Option
 from fliqs_keras.quantize_registry import as_switchable
 from fliqs_keras.quantized_layers import make_quantizers
 from fliqs_keras.selectors import (
@@ -76,6 +80,9 @@ class SearchSpace:
             where activations have their own. Only for functional and
             sequential models; layers within others, as those of attention,
             decide for themselves.
+        architecture: What sizes there are to choose from besides: choices of
+            `fliqs_keras.nas`. Only for functional and sequential models.
+            Defaults to none.
 
     Raises:
         ValueError: If there is no format, or one twice, or an unknown name,
@@ -96,6 +103,7 @@ class SearchSpace:
     activations: FormatsByLayer | None = TIED
     groups: str | Sequence[str] = ()
     shared_inputs: bool = False
+    architecture: SizeChoice | Sequence[SizeChoice] = ()
 
     def __post_init__(self):
         formats, activations = self.formats, self.activations
@@ -114,6 +122,17 @@ class SearchSpace:
             value = getattr(self, name)
             if value is not None:
                 self._set(**{name: as_selectors(name, value)})
+        architecture = self.architecture
+        if isinstance(architecture, SizeChoice):
+            architecture = [architecture]
+        self._set(architecture=tuple(architecture))
+        if unknown := [
+            c for c in self.architecture if not isinstance(c, SizeChoice)
+        ]:
+            raise ValueError(
+                "Expected `architecture` to hold choices of "
+                f"`fliqs_keras.nas`, such as `Width`. Received: {unknown}"
+            )
         if unnamed := [g for g in self.groups if not isinstance(g, str)]:
             raise ValueError(
                 "Expected `groups` to hold patterns, which name the "
@@ -222,7 +241,7 @@ class SearchSpace:
         model: keras.Model,
         *,
         quantize_configs: Mapping[str | type, QuantizeConfig] | None = None,
-    ) -> dict[str, tuple[Format, ...]]:
+    ) -> dict[str, tuple[Option, ...]]:
         """Returns what `fliqs_keras.apply` would have to be decided.
 
         Args:
@@ -230,7 +249,8 @@ class SearchSpace:
             quantize_configs: As for `fliqs_keras.apply`.
 
         Returns:
-            A dictionary from the name of each decision to its formats.
+            A dictionary from the name of each decision to its options:
+            formats, or sizes.
 
         Raises:
             ValueError: If the space does not fit the model.
@@ -246,12 +266,18 @@ class SearchSpace:
         own = {k: as_switchable(v) for k, v in (quantize_configs or {}).items()}
         found = {}
         places = list(walk_layers(model, own))
-        for layer, config in plan_layers(model, self, own, places):
+        plans = plan_layers(model, self, own, places)
+        masks = plan_sizes(
+            model, self.architecture, places, [p.layer for p in plans]
+        )
+        for layer, config in plans:
             made = make_quantizers(layer, config)
             quantizers = [q for _, q in made.weights] + [*made[1:]]
             for quantizer in quantizers:
                 if quantizer is not None:
                     found.setdefault(quantizer.decision, quantizer.formats)
+        for mask in itertools.chain(*masks.values()):
+            found.setdefault(mask.decision, mask.options)
         return found
 
     def size(self, model: keras.Model) -> int:
@@ -273,6 +299,7 @@ class SearchSpace:
             "activations": names_of(self.activations),
             "groups": list(self.groups),
             "shared_inputs": self.shared_inputs,
+            "architecture": [choice.to_json() for choice in self.architecture],
         }
         write_atomically(path, json.dumps(content, indent=2) + "\n")
 
@@ -294,6 +321,8 @@ class SearchSpace:
         for name in ("include", "exclude"):
             if content.get(name) is not None:
                 content[name] = [selector_from_json(s) for s in content[name]]
+        architecture = content.get("architecture", ())
+        content["architecture"] = [choice_from_json(c) for c in architecture]
         return cls(**content)
 
     def admits(self, lineage: Lineage) -> bool:

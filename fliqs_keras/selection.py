@@ -1,5 +1,6 @@
 """Choosing one option for each decision, exactly, within budgets."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,11 +92,12 @@ def nearest_choice(limits: Sequence[Limit]) -> np.ndarray:
 class _Program:
     """Integer programs over choices, by one set of variables.
 
-    A binary variable `x_a` for each option of each decision. For each pair of
-    decisions that some cost depends on together, a variable `z_ab` for each
-    pair of their options, with `sum_b z_ab = x_a` and `sum_a z_ab = x_b`:
-    where `x` is integral, `z_ab = x_a x_b`. For a single pair these equations
-    describe the convex hull, so that the relaxation is tight.
+    A binary variable `x_a` for each option of each decision. For each set of
+    decisions that some cost depends on together, a variable `z_ab...` for each
+    combination of their options, which sum up to `x_a` over all combinations
+    that hold `a`: where `x` is integral, `z_ab... = x_a x_b ...`. For a single
+    pair these equations describe the convex hull, so that the relaxation is
+    tight.
 
     Args:
         tables: The costs and scores that take part.
@@ -104,18 +106,19 @@ class _Program:
     def __init__(self, tables: Sequence[CostTable]):
         self._sizes = tables[0].sizes
         self._starts = np.cumsum([0, *self._sizes])
-        self._pairs = sorted({pair for table in tables for pair in table.pairs})
+        self._joint = sorted({key for table in tables for key in table.joint})
         self._count = self._starts[-1]
         equations = [np.repeat(np.arange(len(self._sizes)), self._sizes)]
         columns = [np.arange(self._count)]
         values = [np.ones(self._count)]
         self._right = [1.0] * len(self._sizes)
-        for i, j in self._pairs:
-            shape = self._sizes[i], self._sizes[j]
-            z = self._count + np.arange(shape[0] * shape[1]).reshape(shape)
+        for places in self._joint:
+            shape = [self._sizes[i] for i in places]
+            z = self._count + np.arange(np.prod(shape)).reshape(shape)
             self._count += z.size
-            for decision, taken in ((i, z), (j, z.T)):
-                for option, row in enumerate(taken):
+            for axis, decision in enumerate(places):
+                for option in range(shape[axis]):
+                    row = np.ravel(np.take(z, option, axis))
                     x = self._starts[decision] + option
                     columns.append(np.append(row, x))
                     values.append(np.append(np.ones(len(row)), -1.0))
@@ -132,13 +135,13 @@ class _Program:
 
     def coefficients(self, table: CostTable) -> np.ndarray:
         """Returns a cost as a linear function of the variables."""
-        pairs = [
-            np.ravel(table.pairs[i, j])
-            if (i, j) in table.pairs
-            else np.zeros(self._sizes[i] * self._sizes[j])
-            for i, j in self._pairs
+        joint = [
+            np.ravel(table.joint[places])
+            if places in table.joint
+            else np.zeros(math.prod(self._sizes[i] for i in places))
+            for places in self._joint
         ]
-        return np.concatenate([*table.rows, *pairs])
+        return np.concatenate([*table.rows, *joint])
 
     def between(
         self, table: CostTable, low: float, high: float

@@ -69,6 +69,7 @@ class Sensitivity:
         widest: Sequence[int] | None = None,
         seed: int | None = None,
         others: Sequence[Limit] = (),
+        sizes: Sequence[Sequence[int] | None] = (),
     ) -> "SensitivityController":
         """Returns a controller with these settings.
 
@@ -80,7 +81,19 @@ class Sensitivity:
                 dearest.
             seed: Unused: nothing is sampled.
             others: Budgets of other costs.
+            sizes: The options of each decision about a size, and `None` for
+                each decision about a format. None may be about a size.
+
+        Raises:
+            ValueError: If a decision is about a size.
         """
+        if any(options is not None for options in sizes):
+            raise ValueError(
+                "Expected decisions about formats alone: a network that was "
+                "trained in its largest sizes tells nothing about others. "
+                "Received: decisions about sizes. Use `controller="
+                "'supernet'` or `'reinforce'`"
+            )
         return SensitivityController(
             costs, target, total_steps, self, widest, others
         )

@@ -11,10 +11,10 @@ import tempfile
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
-from recipes import models
+from recipes import command_line, models
 
 NETWORKS = ("conv_net", "narrow_resnet", "separable_net")
 
@@ -77,9 +77,7 @@ def check(
     return found
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     found = 0
     with tempfile.TemporaryDirectory() as folder:
         for number, network in enumerate(NETWORKS):
@@ -94,4 +92,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from absl import app
 from keras import layers
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     models,
@@ -87,9 +87,7 @@ def render(clipping: Clipping) -> str:
     return "\n".join(lines)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     keras.utils.set_random_seed(0)
     dataset = data.load(
         dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
@@ -114,4 +112,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -3,10 +3,17 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-DATASETS = ("digits", "fashion_mnist")
+from recipes import image_data, image_sources
+
+DATASETS = ("digits", "fashion_mnist", "cifar10", "imagenet2012")
+
+# Larger ones are only read while a model trains.
+_BYTES_IN_MEMORY = 8 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,26 +26,111 @@ class Dataset:
     y_test: np.ndarray
     num_classes: int
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.x_test.shape[1:]
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples."""
+        return len(self.x_train)
+
+    def fit_arguments(self, batch_size: int, seed: int) -> dict[str, Any]:
+        """Returns what `fit` trains on, in the order of its own shuffling.
+
+        Args:
+            batch_size: Examples of a step.
+            seed: Unused: that of Keras counts.
+        """
+        return {"x": self.x_train, "y": self.y_train, "batch_size": batch_size}
+
+    def examples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first training examples."""
+        return self.x_train[:count], self.y_train[:count]
+
+    def test_batches(
+        self, batch_size: int = 1024
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the held-out examples."""
+        for start in range(0, len(self.x_test), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.x_test[part], self.y_test[part]
+
+
+AnyDataset = Dataset | image_data.ImageDataset
+
+
+def from_config(config: Mapping[str, Any]) -> AnyDataset:
+    """Opens the data that a configuration names.
+
+    Args:
+        config: `dataset` and, where they are there, the other settings of
+            `dataset_flags`, by the names of the flags.
+
+    Returns:
+        Arrays for digits and Fashion-MNIST, else images that are read while
+        a model trains.
+
+    Raises:
+        ValueError: If a setting is wrong or the data is not to be had.
+    """
+    name = config["dataset"]
+    if name in ("digits", "fashion_mnist"):
+        return load(name, config.get("idx_folder"))
+    options = {
+        "size": config.get("image_size"),
+        "augmentation": config.get("augmentation"),
+    }
+    if name == "image_folder":
+        return image_sources.open_folder(config.get("image_folder"), **options)
+    return image_sources.open_tfds(
+        name,
+        data_dir=config.get("data_dir"),
+        download=config.get("download", False),
+        **options,
+    )
+
 
 def load(name: str, idx_folder: str | os.PathLike | None = None) -> Dataset:
-    """Loads a data set, split into a training and a held-out part.
+    """Loads a data set into memory: a training and a held-out part.
 
     Args:
         name: `"digits"`: scikit-learn's 1,797 real handwritten digits, part
-            of its wheel, every fifth of them held out. `"fashion_mnist"`:
-            through tensorflow-datasets.
+            of its wheel, every fifth of them held out. `"fashion_mnist"`, or
+            any small set of images that is on disk: through
+            tensorflow-datasets.
         idx_folder: Folder of the four original files of Fashion-MNIST
             (`train-images-idx3-ubyte.gz` and so on), to prepare it from
             without a network.
 
     Raises:
-        ValueError: If the name is unknown or the data is not to be had.
+        ValueError: If the name is unknown, or the data is not to be had or
+            too large.
     """
     if name == "digits":
         return _load_digits()
     if name == "fashion_mnist":
         return _load_fashion_mnist(idx_folder)
-    raise ValueError(f"Expected one of {DATASETS}. Received: {name!r}")
+    return _in_memory(name, image_sources.open_tfds(name))
+
+
+def _in_memory(name: str, images: image_data.ImageDataset) -> Dataset:
+    count = images.train.size + images.test.size
+    needed = 4 * count * int(np.prod(images.image_shape))
+    if needed > _BYTES_IN_MEMORY:
+        raise ValueError(
+            f"Expected a data set of at most {_BYTES_IN_MEMORY / 2**30:.0f} "
+            f"GiB in memory. Received: {name!r}, of {needed / 2**30:.0f} GiB. "
+            "recipes.train and recipes.search read it while they train"
+        )
+    x_test, y_test = zip(*images.test_batches(), strict=True)
+    return Dataset(
+        *images.examples(images.train.size),
+        np.concatenate(x_test),
+        np.concatenate(y_test),
+        images.num_classes,
+    )
 
 
 def _load_digits() -> Dataset:

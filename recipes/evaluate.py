@@ -3,17 +3,17 @@
 python -m recipes.evaluate --workdir=runs/digits
 """
 
+import functools
 import pathlib
 
 import keras
 import numpy as np
-from absl import app
 
 import fliqs_keras
-from recipes import data, dataset_flags, workdir_flags
+from recipes import command_line, data, dataset_flags, training, workdir_flags
 
 
-def run(workdir: pathlib.Path, dataset: data.Dataset) -> dict[str, float]:
+def run(workdir: pathlib.Path, dataset: data.AnyDataset) -> dict[str, float]:
     """Returns the accuracies on held-out data, and how often both agree.
 
     Args:
@@ -30,38 +30,32 @@ def run(workdir: pathlib.Path, dataset: data.Dataset) -> dict[str, float]:
                 "`python -m recipes.search --workdir=...` writes it"
             )
     model = keras.saving.load_model(workdir / "model.keras")
-    images = dataset.x_test
-    if model.input_shape[1:] != images.shape[1:]:
+    if model.input_shape[1:] != dataset.image_shape:
         raise ValueError(
             f"Expected images of shape {model.input_shape[1:]}, as the model "
-            f"takes. Received: {images.shape[1:]}. Choose the --dataset that "
-            "it was trained on"
+            f"takes. Received: {dataset.image_shape}. Choose the --dataset "
+            "that it was trained on"
         )
-    in_keras = model.predict(images, verbose=0).argmax(axis=1)
-    in_file = fliqs_keras.run_tflite(workdir / "model.tflite", images).argmax(
-        axis=1
+    run_file = functools.partial(
+        fliqs_keras.run_tflite, workdir / "model.tflite"
+    )
+    (in_keras, in_file), labels = training.predictions(
+        dataset, training.predictor(model), run_file
     )
     return {
-        "accuracy_keras": float(np.mean(in_keras == dataset.y_test)),
-        "accuracy_tflite": float(np.mean(in_file == dataset.y_test)),
+        "accuracy_keras": float(np.mean(in_keras == labels)),
+        "accuracy_tflite": float(np.mean(in_file == labels)),
         "agreement": float(np.mean(in_keras == in_file)),
     }
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    try:
-        dataset = data.load(
-            dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-        )
-        found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+def main(_):
+    dataset = data.from_config(dataset_flags.settings())
+    found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
     print(f"Keras            {found['accuracy_keras']:.4f}")
     print(f"LiteRT           {found['accuracy_tflite']:.4f}")
     print(f"same prediction  {found['agreement']:.4f}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -10,10 +10,10 @@ import pathlib
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, workdir_flags
+from recipes import command_line, data, dataset_flags, workdir_flags
 
 _FILE_FORMAT = flags.DEFINE_enum(
     "file_format", "tflite", ["tflite", "onnx"], "What to write."
@@ -31,7 +31,7 @@ _STORAGE = flags.DEFINE_enum(
 
 def run(
     workdir: pathlib.Path,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     file_format: str = "tflite",
     **options: Any,
 ) -> fliqs_keras.ExportReport:
@@ -39,7 +39,7 @@ def run(
 
     Args:
         workdir: Folder with `model.keras`.
-        dataset: Data whose held-out part the file is compared on.
+        dataset: Data; the file is compared on some of its held-out part.
         file_format: `"tflite"` or `"onnx"`.
         **options: For `fliqs_keras.export_tflite`.
 
@@ -53,32 +53,26 @@ def run(
             "`python -m recipes.search --workdir=...` writes it"
         )
     model = keras.saving.load_model(path)
+    images = next(iter(dataset.test_batches()))[0]
     if file_format == "onnx":
         return fliqs_keras.export_onnx(
-            model, workdir / "model.onnx", verify_data=dataset.x_test
+            model, workdir / "model.onnx", verify_data=images
         )
     return fliqs_keras.export_tflite(
-        model, workdir / "model.tflite", verify_data=dataset.x_test, **options
+        model, workdir / "model.tflite", verify_data=images, **options
     )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     options = {
         "mode": _MODE.value,
         "integer_io": _INTEGER_IO.value,
         "weight_storage": _STORAGE.value,
     }
-    try:
-        dataset = data.load(
-            dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-        )
-        workdir = pathlib.Path(workdir_flags.WORKDIR.value)
-        print(run(workdir, dataset, _FILE_FORMAT.value, **options))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    dataset = data.from_config(dataset_flags.settings())
+    workdir = pathlib.Path(workdir_flags.WORKDIR.value)
+    print(run(workdir, dataset, _FILE_FORMAT.value, **options))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -14,11 +14,11 @@ import time
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ai_edge_litert.interpreter import Interpreter
 
 import fliqs_keras
-from recipes import latency_flags
+from recipes import command_line, latency_flags
 
 _ALPHA = flags.DEFINE_float("alpha", 1.0, "Width of the network.")
 
@@ -112,9 +112,7 @@ def measure(paths: dict[str, pathlib.Path], rounds: int) -> dict[str, float]:
     return shortest
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     with tempfile.TemporaryDirectory() as folder:
         paths = export_files(
             pathlib.Path(folder), latency_flags.SIZE.value, _ALPHA.value
@@ -127,4 +125,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -16,11 +16,11 @@ import tempfile
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 from keras import layers
 
 import fliqs_keras
-from recipes import data, dataset_flags, models, network_flags
+from recipes import command_line, data, dataset_flags, models, network_flags
 
 # The formats of the layers with weights in their order, over and over.
 ASSIGNMENTS = {
@@ -141,9 +141,7 @@ def render(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     table = render(
         run(
             {
@@ -159,4 +157,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from keras import layers
 
 import fliqs_keras
+from recipes import command_line
 
 FORMATS = (
     "INT2 INT3 INT4 INT6 INT8 INT12 INT16 E2M1 E2M3 E3M2 E4M3 E5M2 FP16 BF16"
@@ -225,9 +226,7 @@ integer kernels (bold) need it: their differences are one step of the output.
 """
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     cells = {}
     for choice in CHOICES:
         for name in FORMATS:
@@ -242,4 +241,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -11,10 +11,10 @@ import math
 import pathlib
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
-from recipes import workdir_flags
+from recipes import command_line, workdir_flags
 
 _TYPE = flags.DEFINE_enum("type", "png", ["png", "svg", "pdf"], "File type.")
 
@@ -68,16 +68,11 @@ def run(workdir: pathlib.Path, file_type: str) -> list[pathlib.Path]:
     return paths
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    try:
-        paths = run(pathlib.Path(workdir_flags.WORKDIR.value), _TYPE.value)
-    except (ImportError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
+def main(_):
+    paths = run(pathlib.Path(workdir_flags.WORKDIR.value), _TYPE.value)
     for path in paths:
         print(path)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

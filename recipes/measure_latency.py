@@ -20,12 +20,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ai_edge_litert.interpreter import Interpreter
 from scipy import stats
 
 import fliqs_keras
-from recipes import latency_flags, models, network_flags
+from recipes import command_line, latency_flags, models, network_flags
 
 _FORMATS = flags.DEFINE_list(
     "op_formats", ["INT4", "INT8", "E4M3", "FP16"], "Formats to choose from."
@@ -156,9 +156,7 @@ def check(
     return [(predicted[number], measured[number]) for number in paths]
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     folder, table = pathlib.Path(_FOLDER.value), pathlib.Path(_TABLE.value)
     model = build(
         network_flags.NETWORK.value, latency_flags.SIZE.value, _FORMATS.value
@@ -186,4 +184,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,9 +1,11 @@
-"""Small image classifiers for the recipes."""
+"""Small image classifiers for the recipes, and models by name or file."""
 
 import pathlib
 
 import keras
 from keras import layers, ops
+
+from recipes import paper_models
 
 MODELS = (
     "conv_net",
@@ -15,7 +17,10 @@ MODELS = (
 
 
 def build(
-    name: str, input_shape: tuple[int, int, int], num_classes: int
+    name: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    width: float = 1.0,
 ) -> keras.Model:
     """Builds a classifier that returns logits.
 
@@ -32,12 +37,16 @@ def build(
             patches.
         input_shape: Height, width and channels of the images.
         num_classes: Number of classes.
+        width: Multiple of the numbers of filters, or of the width of the
+            transformer.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown or the width is not positive.
     """
     if name not in MODELS:
         raise ValueError(f"Expected one of {MODELS}. Received: {name!r}")
+    if not width > 0:
+        raise ValueError(f"Expected a positive `width`. Received: {width!r}")
     inputs = keras.Input(input_shape, name="image")
     body = {
         "conv_net": _conv_body,
@@ -46,30 +55,47 @@ def build(
         "separable_net": _separable_body,
         "vision_transformer": _transformer_body,
     }[name]
-    outputs = layers.Dense(num_classes, name="head")(body(inputs))
+    outputs = layers.Dense(num_classes, name="head")(body(inputs, width))
     return keras.Model(inputs, outputs, name=name)
 
 
+def is_name(model: str) -> bool:
+    """Returns whether a small network, or one of ImageNet, has the name."""
+    return model in MODELS or paper_models.is_name(model)
+
+
 def load(
-    model: str, input_shape: tuple[int, int, int], num_classes: int
+    model: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    pretrained: bool = False,
 ) -> keras.Model:
     """Builds a network by its name, or loads a float model from a file.
 
     Args:
-        model: One of `MODELS`, or the path of a `.keras` file.
+        model: One of `MODELS`, the name of a network of `paper_models`, or
+            the path of a `.keras` file.
         input_shape: Height, width and channels of the images.
         num_classes: Number of classes.
+        pretrained: Whether to load weights for ImageNet.
 
     Raises:
-        ValueError: If there is no such file, or if its model takes or returns
-            other shapes.
+        ValueError: If there is no such file, if its model takes or returns
+            other shapes, or if there are no weights to load.
     """
+    if paper_models.is_name(model):
+        return paper_models.build(model, input_shape, num_classes, pretrained)
+    if pretrained:
+        raise ValueError(
+            f"Expected one of {paper_models.NAMES}, of which some have weights "
+            f"for ImageNet. Received: {model!r}, with --pretrained"
+        )
     if model in MODELS:
         return build(model, input_shape, num_classes)
     if not pathlib.Path(model).is_file():
         raise ValueError(
-            f"Expected one of {MODELS}, or the path of a .keras file. "
-            f"Received: {model!r}, which is not there"
+            f"Expected one of {MODELS + paper_models.NAMES}, or the path of a "
+            f".keras file. Received: {model!r}, which is not there"
         )
     loaded = keras.saving.load_model(model)
     shapes = loaded.input_shape[1:], loaded.output_shape[1:]
@@ -82,25 +108,27 @@ def load(
     return loaded
 
 
-def _conv_body(x):
-    x = _normalized(_conv(16, 3, 1, "stem"), x)
+def _conv_body(x, width):
+    x = _normalized(_conv(_scale(16, width), 3, 1, "stem"), x)
     for number, filters in enumerate([32, 64], start=1):
+        filters = _scale(filters, width)
         x = _normalized(_conv(filters, 3, 2, f"conv_{number}"), x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _depthwise_body(x):
-    x = _normalized(_conv(16, 3, 1, "stem"), x)
+def _depthwise_body(x, width):
+    x = _normalized(_conv(_scale(16, width), 3, 1, "stem"), x)
     for number, filters in enumerate([32, 64], start=1):
-        x = _separable(filters, 2, number, x)
+        x = _separable(_scale(filters, width), 2, number, x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _resnet_body(x):
-    x = _normalized(_conv(8, 3, 2, "stem"), x)
+def _resnet_body(x, width):
+    x = _normalized(_conv(_scale(8, width), 3, 2, "stem"), x)
     blocks = [(16, 2), (24, 2), (24, 1)]
     for number, (filters, strides) in enumerate(blocks, start=1):
         name = f"block_{number}"
+        filters = _scale(filters, width)
         shortcut = x
         if strides > 1:
             shortcut = _normalized(
@@ -113,15 +141,16 @@ def _resnet_body(x):
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _separable_body(x):
-    x = _normalized(_conv(8, 3, 2, "stem"), x)
+def _separable_body(x, width):
+    x = _normalized(_conv(_scale(8, width), 3, 2, "stem"), x)
     blocks = [(16, 2), (32, 1), (32, 2), (64, 1)]
     for number, (filters, strides) in enumerate(blocks, start=1):
-        x = _separable(filters, strides, number, x)
+        x = _separable(_scale(filters, width), strides, number, x)
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _transformer_body(x, width=32, heads=2, depth=2):
+def _transformer_body(x, width, heads=2, depth=2):
+    width = heads * _scale(32 // heads, width)
     patch = x.shape[1] // 4
     x = layers.Conv2D(width, patch, strides=patch, name="patches")(x)
     x = layers.Reshape((-1, width), name="tokens")(x)
@@ -166,6 +195,10 @@ class PositionEmbedding(layers.Layer):
 
     def call(self, inputs):
         return inputs + self.embedding
+
+
+def _scale(count, width):
+    return max(1, round(count * width))
 
 
 def _conv(filters, size, strides, name):

@@ -17,9 +17,9 @@ import tempfile
 import time
 import urllib.request
 
-from absl import app, flags
+from absl import flags
 
-from recipes import workdir_flags
+from recipes import command_line, workdir_flags
 
 _IMAGES = flags.DEFINE_string("images", "docs", "Folder for the images.")
 _BROWSER = flags.DEFINE_string(
@@ -148,18 +148,13 @@ def _cut(source: pathlib.Path, path: pathlib.Path, size) -> None:
         image.crop((0, 0, *size)).save(path, optimize=True)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
-    try:
-        run(
-            pathlib.Path(workdir_flags.WORKDIR.value),
-            pathlib.Path(_IMAGES.value),
-            _BROWSER.value,
-        )
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+def main(_):
+    run(
+        pathlib.Path(workdir_flags.WORKDIR.value),
+        pathlib.Path(_IMAGES.value),
+        _BROWSER.value,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -7,6 +7,7 @@ report.html, model.keras and model.tflite; while the search runs, its log is
 in search.jsonl, and in event files where TensorBoard is installed.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -14,14 +15,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     model_flags,
     models,
+    preset_flags,
     training,
     training_flags,
     workdir_flags,
@@ -63,14 +66,18 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     """
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
-    dataset = data.load(config["dataset"], config["idx_folder"])
+    dataset = data.from_config(config)
     float_model = models.load(
-        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+        config["model"],
+        dataset.image_shape,
+        dataset.num_classes,
+        config.get("pretrained", False),
     )
     quantized = fliqs_keras.apply(float_model, config["formats"])
+    examples = dataset.examples(1024)
     search = fliqs_keras.FormatSearch(
         (config["target_format"], config["target_factor"]),
-        data=(dataset.x_train[:1024], dataset.y_train[:1024]),
+        data=examples,
         controller=config["controller"],
         seed=config["seed"],
         log_dir=workdir,
@@ -78,16 +85,18 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     training.fit(quantized, dataset, config, [search])
     training.fit(float_model, dataset, {**config, "verbose": 0})
     # As the search does: moving averages lag where there are few steps.
-    fliqs_keras.recalibrate_batch_norm(float_model, dataset.x_train[:1024])
+    fliqs_keras.recalibrate_batch_norm(float_model, examples[0])
 
     assignment = search.assignment
     assignment.to_json(workdir / "assignment.json")
     quantized.save(workdir / "model.keras")
     exported = fliqs_keras.export_tflite(quantized, workdir / "model.tflite")
-    expected = quantized.predict(dataset.x_test, verbose=0).argmax(axis=1)
-    got = fliqs_keras.run_tflite(
-        workdir / "model.tflite", dataset.x_test
-    ).argmax(axis=1)
+    run_file = functools.partial(
+        fliqs_keras.run_tflite, workdir / "model.tflite"
+    )
+    (expected, got), labels = training.predictions(
+        dataset, training.predictor(quantized), run_file
+    )
     cost = search.cost(quantized)
     report = {
         "cost": cost,
@@ -95,8 +104,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         "target": search.target,
         "within_target": cost <= search.target,
         "accuracy_float": training.accuracy(float_model, dataset),
-        "accuracy_keras": float(np.mean(expected == dataset.y_test)),
-        "accuracy_tflite": float(np.mean(got == dataset.y_test)),
+        "accuracy_keras": float(np.mean(expected == labels)),
+        "accuracy_tflite": float(np.mean(got == labels)),
         "agreement": float(np.mean(expected == got)),
         "file_bytes": exported.file_bytes,
         "layers": [
@@ -146,13 +155,12 @@ def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
     )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
+    preset_flags.use()
     config = {
-        "dataset": dataset_flags.DATASET.value,
-        "idx_folder": dataset_flags.IDX_FOLDER.value,
+        **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
+        "pretrained": model_flags.PRETRAINED.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value,
         "target_factor": _TARGET_FACTOR.value,
@@ -160,15 +168,13 @@ def main(argv):
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
         "learning_rate": training_flags.LEARNING_RATE.value,
+        "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
-    try:
-        report = run(config, workdir)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    report = run(config, workdir)
     _print_table(report, workdir)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

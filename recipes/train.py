@@ -13,14 +13,16 @@ import pathlib
 from typing import Any
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
 from recipes import (
+    command_line,
     data,
     dataset_flags,
     model_flags,
     models,
+    preset_flags,
     training,
     training_flags,
     workdir_flags,
@@ -50,15 +52,18 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     """
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
-    dataset = data.load(config["dataset"], config["idx_folder"])
+    dataset = data.from_config(config)
     model = models.load(
-        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+        config["model"],
+        dataset.image_shape,
+        dataset.num_classes,
+        config.get("pretrained", False),
     )
     report = {}
     if config["assignment"] is None:
         training.fit(model, dataset, config)
         # Moving averages lag where there are few steps.
-        fliqs_keras.recalibrate_batch_norm(model, dataset.x_train[:1024])
+        fliqs_keras.recalibrate_batch_norm(model, dataset.examples(1024)[0])
     else:
         model = fliqs_keras.apply(model, _formats(config["assignment"]))
         assignment = fliqs_keras.FormatAssignment.from_model(model)
@@ -84,26 +89,23 @@ def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
     return fliqs_keras.FormatAssignment.from_json(assignment)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
+    preset_flags.use()
     config = {
-        "dataset": dataset_flags.DATASET.value,
-        "idx_folder": dataset_flags.IDX_FOLDER.value,
+        **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
+        "pretrained": model_flags.PRETRAINED.value,
         "assignment": _ASSIGNMENT.value,
         "epochs": training_flags.EPOCHS.value,
         "batch_size": training_flags.BATCH_SIZE.value,
         "learning_rate": training_flags.LEARNING_RATE.value,
+        "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
-    try:
-        report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))
     for name, value in report.items():
         print(f"{name:<12}{value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,9 +1,10 @@
 """How recipes train, and where they keep what came of it."""
 
+import functools
 import json
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,47 +12,96 @@ import numpy as np
 
 from recipes import data
 
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+}
+
 
 def fit(
     model: keras.Model,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     config: Mapping[str, Any],
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Compiles and trains a classifier that returns logits.
 
-    Adam, whose learning rate falls to zero along a cosine.
-
     Args:
         model: The model.
         dataset: The data.
-        config: `batch_size`, `epochs`, `learning_rate`, and `verbose` (2
-            unless it is there).
+        config: `batch_size`, `epochs`, `learning_rate`, and, unless they are
+            these, `optimizer` ("adam"), `seed` (0) and `verbose` (2).
         callbacks: Callbacks of `fit`.
     """
-    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config["learning_rate"], steps
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    compile_classifier(model, dataset, config)
     model.fit(
-        dataset.x_train,
-        dataset.y_train,
-        batch_size=config["batch_size"],
+        **dataset.fit_arguments(config["batch_size"], config.get("seed", 0)),
         epochs=config["epochs"],
         callbacks=list(callbacks),
         verbose=config.get("verbose", 2),
     )
 
 
-def accuracy(model: keras.Model, dataset: data.Dataset) -> float:
+def compile_classifier(
+    model: keras.Model,
+    dataset: data.AnyDataset,
+    config: Mapping[str, Any],
+    jit_compile: bool | str = "auto",
+) -> None:
+    """Compiles a classifier that returns logits.
+
+    The learning rate falls to zero along a cosine.
+
+    Args:
+        model: The model.
+        dataset: The data that it will be trained on.
+        config: `batch_size`, `epochs`, `learning_rate` and, unless it is
+            "adam", `optimizer`.
+        jit_compile: As in `keras.Model.compile`.
+    """
+    steps = -(-dataset.train_size // config["batch_size"]) * config["epochs"]
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config["learning_rate"], steps
+    )
+    model.compile(
+        optimizer=OPTIMIZERS[config.get("optimizer", "adam")](schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
+    )
+
+
+def accuracy(model: keras.Model, dataset: data.AnyDataset) -> float:
     """Returns the accuracy on the held-out part."""
-    predicted = model.predict(dataset.x_test, verbose=0).argmax(axis=1)
-    return float(np.mean(predicted == dataset.y_test))
+    (predicted,), labels = predictions(dataset, predictor(model))
+    return float(np.mean(predicted == labels))
+
+
+def predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from images to the logits of a model."""
+    return lambda images: model.predict(images, verbose=0)
+
+
+def predictions(
+    dataset: data.AnyDataset, *predict: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Classifies the held-out part.
+
+    Args:
+        dataset: The data.
+        *predict: Functions from images to logits.
+
+    Returns:
+        The classes that each function finds most likely, and the labels.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in predict]
+    labels = []
+    for images, expected in dataset.test_batches():
+        labels.append(expected)
+        for function, classes in zip(predict, found, strict=True):
+            classes.append(function(images).argmax(axis=1))
+    return [np.concatenate(x) for x in found], np.concatenate(labels)
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -59,14 +109,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
     Args:
         workdir: The folder. It may hold an earlier run of the same
-            configuration.
+            configuration, or one that ended before it wrote anything.
         config: The configuration.
 
     Raises:
         ValueError: If it holds a run of another configuration.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any(other != path for other in workdir.iterdir()):
         before = json.loads(path.read_text())["config"]
         if before != config:
             changed = {

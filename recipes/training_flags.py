@@ -2,8 +2,16 @@
 
 from absl import flags
 
+from recipes import training
+
 EPOCHS = flags.DEFINE_integer("epochs", 40, "Epochs.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
 LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-3, "Highest learning rate of Adam; it falls to zero."
+    "learning_rate", 3e-3, "Highest learning rate; it falls to zero."
+)
+OPTIMIZER = flags.DEFINE_enum(
+    "optimizer",
+    "adam",
+    list(training.OPTIMIZERS),
+    "The optimizer: 'sgd' has a momentum of 0.9.",
 )

@@ -70,7 +70,8 @@ def find_problems(build: str, sources: dict[str, str]) -> list[str]:
             problems += [
                 f"{name} imports the private {dep}"
                 for dep in declared
-                if dep != ":fliqs_keras" and not dep.startswith(f":{folder}/")
+                if dep != ":fliqs_keras"
+                and not dep.startswith((f":{folder}/", ":recipes/"))
             ]
         is_public = target.get("visibility") == ["//visibility:public"]
         if is_public != (name == "fliqs_keras"):

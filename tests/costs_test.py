@@ -123,7 +123,7 @@ def test_separate_decisions_make_a_term_of_both():
     chosen = {"head": "INT8", "head:input": "INT4"}
     cost = fliqs_keras.BitOps()
     assert cost(model, chosen) * 1e9 == pytest.approx(8 * 8 * 4)
-    with pytest.raises(ValueError, match="both of .*'head', 'head:input'"):
+    with pytest.raises(ValueError, match="all of .*'head', 'head:input'"):
         cost.table(model)
 
 

@@ -136,6 +136,18 @@ def test_a_list_of_inputs_and_of_outputs(tmp_path):
     np.testing.assert_array_equal(got["output_0"], x - y)
 
 
+@pytest.mark.parametrize(
+    "as_data", [lambda x: x, batches_with_labels], ids=["array", "dataset"]
+)
+def test_a_list_of_one_input(as_data, tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model([x], layers.Dense(2)(x))
+    path = write(model, tmp_path / "model.tflite")
+    data = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    report = verify_export(model, path, as_data(data))
+    assert report.agrees and report.examples == 5
+
+
 def test_subclassed_model(tmp_path):
     class Doubling(keras.Model):
         def __init__(self):

@@ -104,12 +104,28 @@ def test_accuracy_against_cost_stands_before_the_paper():
     series = {"searched": [(40.0, 70.0), (30.0, 69.0)]}
     (axis,) = plots.accuracy_against_cost(series, paper_model="resnet18").axes
     assert axis.get_xscale() == "log"
-    *faint, curve = axis.lines
+    *faint, curve, _ = axis.lines
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in faint]
     assert points == [*paper_results.PAPER_RESULTS["resnet18"].values()]
     np.testing.assert_array_equal(curve.get_xdata(), [30, 40])
     (axis,) = plots.accuracy_against_cost(series).axes
-    assert len(axis.lines) == 1
+    assert axis.get_legend_handles_labels()[1] == ["searched"]
+
+
+def test_frontiers_join_the_best_points_and_bars_show_spreads():
+    needs_matplotlib()
+    series = {"uniform": [(2.0, 70.0, 1.0), (1.0, 71.0, 0.5), (3.0, 72.0, 0.0)]}
+    (axis,) = plots.accuracy_against_cost(
+        series, frontiers=True, levels={"FP32": 75.0}
+    ).axes
+    level, curve, dots = axis.lines
+    np.testing.assert_array_equal(level.get_ydata(), 75)
+    # The dearer 70 is below the 71.
+    np.testing.assert_array_equal(curve.get_xdata(), [1, 3])
+    np.testing.assert_array_equal(dots.get_xdata(), [1, 2, 3])
+    (bars,) = axis.collections
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [[70.5, 71.5], [69, 71], [72, 72]]
 
 
 def test_sensitivities_show_means_and_errors():

@@ -31,6 +31,7 @@ PUBLIC_NAMES = {
     "Reinforce",
     "SearchSpace",
     "Sensitivity",
+    "Supernet",
     "SwitchableQuantizeConfig",
     "SwitchableQuantizer",
     "Target",
@@ -57,6 +58,8 @@ PUBLIC_NAMES = {
     "write_html_report",
 }
 
+NAS_NAMES = {"Heads", "KernelSize", "Skip", "Width", "extract"}
+
 
 def test_public_names_are_these():
     names = {
@@ -65,6 +68,12 @@ def test_public_names_are_these():
         if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert names == PUBLIC_NAMES
+
+
+def test_names_of_nas_are_these():
+    names = {n for n in vars(fliqs_keras.nas) if not n.startswith("_")}
+    assert names == NAS_NAMES
+    assert all(inspect.getdoc(getattr(fliqs_keras.nas, n)) for n in names)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))

@@ -148,6 +148,22 @@ def test_weight_thresholds_keep_their_proportion_to_the_range():
     np.testing.assert_array_equal(after[3:], before[3:])
 
 
+def test_threshold_at_the_largest_weight_stays_there():
+    quantizer = make_quantizer(WeightQuantizer)
+    shape = quantizer.thresholds.shape
+    x = make_values()
+    largest = np.abs(x).max(axis=0)
+    quantizer.thresholds.assign(np.broadcast_to(largest, shape))
+    quantizer.range.assign(largest[None])
+    # Some of these factors round products downwards, others upwards.
+    for values in [x * np.float32(1 + step / 7) for step in range(8)]:
+        quantizer(values, training=True)
+        largest = np.abs(values).max(axis=0)
+        np.testing.assert_array_equal(
+            np.asarray(quantizer.thresholds)[:3, 0], [largest] * 3
+        )
+
+
 def test_weights_that_were_zero_are_not_clipped():
     quantizer = make_quantizer(WeightQuantizer)
     quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fliqs_keras import _keras
 from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
 from fliqs_keras.quantized_layers import CallHook, QuantizedLayer
 from fliqs_keras.quantizers import SwitchableQuantizer
@@ -43,7 +42,7 @@ class Snapshot(CallHook):
             self._paths[id(layer)] = path
         self._weights = {
             id(variable): keras.ops.convert_to_numpy(
-                quantizer(_keras.master_value(variable), training=False)
+                quantizer(layer.weight_value(variable), training=False)
             )
             for layer in layers
             for variable, quantizer in layer.quantized_weights()

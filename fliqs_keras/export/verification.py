@@ -192,8 +192,10 @@ def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
         specs = input_specs(model)
     except ValueError:
         specs = input_specs(model, data)
+    data = _in_structure(data, specs)
     if not _has_structure(data, specs):
         batches = [b[0] if isinstance(b, tuple) else b for b in data]
+        batches = [_in_structure(b, specs) for b in batches]
         if not batches:
             raise ValueError(
                 "Expected data of at least one batch. Received: none"
@@ -214,6 +216,14 @@ def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
             f"Received: {sorted(counts)}"
         )
     return specs, data
+
+
+def _in_structure(data: Any, specs: Any) -> Any:
+    """Returns an array for a single input as the model wraps it."""
+    # Keras takes it so, too: of a model made of a list of one input.
+    if hasattr(data, "shape") and len(keras.tree.flatten(specs)) == 1:
+        return keras.tree.pack_sequence_as(specs, [data])
+    return data
 
 
 def _has_structure(data: Any, specs: Any) -> bool:

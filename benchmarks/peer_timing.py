@@ -1,0 +1,172 @@
+"""Times the steps of peers, each in a process of its own environment."""
+
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+from typing import Any
+
+from benchmarks import peer_environments
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_OURS = ("fliqs_keras", "fixed INT8")
+
+
+class Worker:
+    """A process that trains rounds of one peer.
+
+    Args:
+        peer: One of `PEERS`.
+        config: The folder of environments, the depth, and batch and steps of
+            a round.
+    """
+
+    def __init__(self, peer: str, config: dict[str, Any]):
+        python = peer_environments.python_of(peer, config["environments"])
+        self._process = subprocess.Popen(
+            [
+                python,
+                "-m",
+                "benchmarks.peer_worker",
+                json.dumps({"peer": peer, **config}),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=_ROOT,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "tensorflow",
+                **peer_environments.PEERS[peer].variables,
+            },
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def train(self, way: str, jit_compile: bool) -> float | str:
+        """Trains a round; returns the seconds of a step, or an error."""
+        request = json.dumps([way, jit_compile])
+        print(request, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        return json.loads(answer) if answer else "The process ended."
+
+
+def measure(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Times all ways of some peers in turns.
+
+    In every round each way of each peer takes its turn, right after the float
+    network of its environment where it is the first.
+
+    Args:
+        config: `environments`, `peers`, `depth`, `batch`, `steps`, `rounds`,
+            and `jit_compile`, whether XLA compiles: a list.
+
+    Returns:
+        A row for each way, with or without XLA: the median over the rounds
+        of its step over the float step of the same round, the quartiles of
+        that, and the median seconds of both; or the error it ended in.
+    """
+    rows = []
+    with contextlib.ExitStack() as stack:
+        workers = {
+            peer: stack.enter_context(Worker(peer, config))
+            for peer in config["peers"]
+        }
+        for jit_compile in config["jit_compile"]:
+            turns = [
+                (peer, way)
+                for peer in workers
+                for way in ("float", *peer_environments.PEERS[peer].ways)
+            ]
+            # The first round compiles; what fails then has no further turn.
+            seconds, errors = {}, {}
+            for peer, way in turns:
+                first = workers[peer].train(way, jit_compile)
+                if isinstance(first, str):
+                    errors[peer, way] = first
+                else:
+                    seconds[peer, way] = []
+            for _ in range(config["rounds"]):
+                for (peer, way), times in seconds.items():
+                    times.append(workers[peer].train(way, jit_compile))
+            rows += [
+                {
+                    "peer": peer,
+                    "way": way,
+                    "jit_compile": jit_compile,
+                    **_statistics(peer, way, seconds, errors),
+                }
+                for peer, way in turns
+                if way != "float"
+            ]
+    return rows
+
+
+def _statistics(peer, way, seconds, errors) -> dict[str, Any]:
+    for key in ((peer, "float"), (peer, way)):
+        if key in errors:
+            return {"error": errors[key]}
+    step, base = seconds[peer, way], seconds[peer, "float"]
+    ratios = [x / y for x, y in zip(step, base, strict=True)]
+    low, middle, high = (
+        statistics.quantiles(ratios, n=4, method="inclusive")
+        if len(ratios) > 1
+        else ratios * 3
+    )
+    return {
+        "ratio": middle,
+        "quartiles": [low, high],
+        "step_seconds": statistics.median(step),
+        "float_step_seconds": statistics.median(base),
+    }
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Renders rows as a Markdown table, and says who is faster than we are."""
+    ways = list(dict.fromkeys((row["peer"], row["way"]) for row in rows))
+    cells = {(row["peer"], row["way"], row["jit_compile"]): row for row in rows}
+    lines = [
+        "| library | way | step / float step | with XLA | what it does |",
+        "|---|---|---|---|---|",
+    ]
+    for peer, way in ways:
+        texts = [_cell(cells[peer, way, jit]) for jit in (False, True)]
+        does = peer_environments.PEERS[peer].does
+        lines.append(f"| {peer} | {way} | {' | '.join(texts)} | {does} |")
+    return "\n".join([*lines, "", *_faster(ways, cells)])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"fails ({row['error'].split(':')[0]})"
+    low, high = row["quartiles"]
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _faster(ways, cells) -> list[str]:
+    lines = []
+    for jit_compile, where in ((False, "Without XLA"), (True, "With XLA")):
+        ours = cells.get((*_OURS, jit_compile), {}).get("ratio")
+        if ours is None:
+            continue
+        faster = [
+            f"{peer} ({way}), {ratio / ours:.2f} of its ratio"
+            for peer, way in ways
+            if peer != _OURS[0]
+            and (ratio := cells[peer, way, jit_compile].get("ratio", ours))
+            < ours
+        ]
+        lines.append(
+            f"{where}, faster than our fixed INT8: "
+            f"{'; '.join(faster) or 'none'}."
+        )
+    return lines

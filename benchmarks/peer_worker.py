@@ -1,0 +1,88 @@
+"""Trains rounds on request, in the environment of one peer.
+
+    python -m benchmarks.peer_worker '{"peer": "keras", ...}'
+
+Reads requests, `[way, jit_compile]` in JSON, a line each; answers a line each
+with the seconds of a step, or with the error that the way ends in. Started by
+`benchmarks.peers`.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks import peer_networks
+
+
+class PeerTrainer:
+    """Trains a peer's network, a round at a time.
+
+    Args:
+        way: `"float"`, or a way of the peer.
+        config: The peer, the depth, and batch and steps of a round.
+    """
+
+    def __init__(self, way: str, config: dict[str, Any]):
+        model = peer_networks.build(
+            config["peer"], config["depth"], way != "float"
+        )
+        library = sys.modules["tensorflow"].keras
+        model.compile(
+            library.optimizers.SGD(1e-3, momentum=0.9),
+            library.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=config["jit_compile"],
+        )
+        rng = np.random.default_rng(0)
+        self._steps, batch = config["steps"], config["batch"]
+        count = self._steps * batch
+        self._x = rng.normal(size=(count, 32, 32, 3)).astype("float32")
+        self._y = rng.integers(0, 10, count)
+        self._model = model
+        self._batch = batch
+
+    def train(self) -> float:
+        """Trains a round; returns the seconds of a step."""
+        start = time.perf_counter()
+        self._model.fit(
+            self._x, self._y, batch_size=self._batch, verbose=0, epochs=1
+        )
+        return (time.perf_counter() - start) / self._steps
+
+
+def make_trainer(way: str, config: dict[str, Any]) -> Any:
+    """Returns what trains in a way: ours, or a peer's."""
+    if config["peer"] == "fliqs_keras":
+        from benchmarks import step_timing
+
+        return step_timing.Trainer(way, {**config, "network": "chain"})
+    return PeerTrainer(way, config)
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    config = json.loads(sys.argv[1])
+    # What libraries print must not end up between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    trainers = {}
+    for line in sys.stdin:
+        way, jit_compile = request = tuple(json.loads(line))
+        try:
+            if request not in trainers:
+                trainers[request] = make_trainer(
+                    way, {**config, "jit_compile": jit_compile}
+                )
+            answer = trainers[request].train()
+        # Whatever ends a peer's step is what the table has to say.
+        except Exception as error:  # noqa: BLE001
+            text = str(error).strip().splitlines() or [""]
+            answer = f"{type(error).__name__}: {text[0][:200]}"
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

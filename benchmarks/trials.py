@@ -1,0 +1,67 @@
+"""Compares a search in one training with a search by trials.
+
+    python -m benchmarks.trials --dataset=fashion_mnist --epochs=4
+
+The trials are those of AutoQKeras: KerasTuner's Bayesian optimization over the
+format of each layer, each trial a network that is trained anew for a share of
+the steps, judged by its accuracy and a forgiving factor for its cost. They run
+until they have used as much CPU time as one whole search. Prints the table,
+and writes `benchmarks/trials.json` and the table in `benchmarks/README.md`.
+Needs `pip install keras-tuner`.
+"""
+
+import platform
+
+from absl import app, flags
+
+from benchmarks import records, trial_search
+from benchmarks.record_flags import RECORD
+from recipes import data, study_runs
+from recipes.dataset_flags import DATASET, IDX_FOLDER
+from recipes.network_flags import NETWORK
+from recipes.training_flags import BATCH_SIZE, EPOCHS, LEARNING_RATE
+
+_TRIAL_EPOCHS = flags.DEFINE_integer(
+    "trial_epochs", 1, "Epochs of a trial.", lower_bound=1
+)
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 18_000, "Training images, a sixth of which judge trials.", 60
+)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Number of seeds.", 1)
+_SPACE = "wide"
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    config = {
+        "network": NETWORK.value,
+        "epochs": EPOCHS.value,
+        "trial_epochs": _TRIAL_EPOCHS.value,
+        "batch_size": BATCH_SIZE.value,
+        "learning_rate": LEARNING_RATE.value,
+        "formats": study_runs.SPACES[_SPACE],
+        "target": study_runs.BUDGETS[_SPACE][-1],
+    }
+    dataset = trial_search.take(
+        data.load(DATASET.value, IDX_FOLDER.value), _EXAMPLES.value
+    )
+    rows = [
+        trial_search.compare(dataset, config, seed)
+        for seed in range(_REPETITIONS.value)
+    ]
+    text = trial_search.render(rows)
+    print(text)
+    if RECORD.value:
+        result = {
+            "machine": platform.machine(),
+            "dataset": DATASET.value,
+            "examples": _EXAMPLES.value,
+            "config": config,
+            "rows": rows,
+        }
+        records.write("trials", result, text)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,108 @@
+"""What a network of the paper takes, and whether all of the way works."""
+
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import fliqs_keras
+from recipes import paper_models
+
+# The formats of the columns of costs.
+FORMATS = ("INT4", "INT8", "BF16")
+
+
+def measure_costs(
+    name: str, input_shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Returns what a network takes in uniform formats.
+
+    Args:
+        name: A name of `paper_models`.
+        input_shape: Shape of the images. Defaults to that which the network
+            is made for.
+
+    Returns:
+        Parameters, decisions, multiplications and GBOPs.
+    """
+    model = fliqs_keras.apply(paper_models.build(name, input_shape), FORMATS)
+    summary = fliqs_keras.summary(model)
+    cost = fliqs_keras.BitOps()
+    macs = {row.path: row.macs for row in summary.quantized}
+    excited = sum(n for path, n in macs.items() if "_se_" in path)
+    decisions = fliqs_keras.FormatAssignment.from_model(model)
+    return {
+        "image_size": model.inputs[0].shape[1],
+        "parameters": model.count_params(),
+        "decisions": len(decisions),
+        "gmacs": sum(macs.values()) / 1e9,
+        "squeeze_excite_share": excited / sum(macs.values()),
+        "gbops": {
+            number_format: cost(model, dict.fromkeys(decisions, number_format))
+            for number_format in FORMATS
+        },
+    }
+
+
+def check(
+    name: str, input_shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Builds, quantizes, trains a step, exports and verifies a network.
+
+    Its layers stand on INT4 and INT8 in turn. The step has one image of
+    noise.
+
+    Args:
+        name: A name of `paper_models`.
+        input_shape: Shape of the images. Defaults to that which the network
+            is made for.
+
+    Returns:
+        What the export left in float, the size of the file, how far it is
+        from Keras, and the seconds of a CPU that all took.
+    """
+    keras.utils.set_random_seed(0)
+    float_model = paper_models.build(name, input_shape)
+    seconds = {}
+    start = time.process_time()
+    model = fliqs_keras.apply(float_model, FORMATS)
+    seconds["apply"] = time.process_time() - start
+    decisions = fliqs_keras.FormatAssignment.from_model(model)
+    fliqs_keras.FormatAssignment(
+        {d: FORMATS[i % 2] for i, d in enumerate(decisions)}
+    ).apply_to(model)
+    image = np.random.default_rng(0).random((1, *model.inputs[0].shape[1:]))
+    image = image.astype("float32")
+    start = time.process_time()
+    loss = _train_a_step(model, image)
+    seconds["first step"] = time.process_time() - start
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.tflite"
+        start = time.process_time()
+        report = fliqs_keras.export_tflite(model, path)
+        seconds["export"] = time.process_time() - start
+        found = fliqs_keras.verify_export(model, path, image)
+    return {
+        "loss": loss,
+        "seconds": seconds,
+        "file_bytes": report.file_bytes,
+        "left_in_float": [row.path for row in report.left_in_float],
+        "agrees": found.agrees,
+        "mean_difference": max(
+            row.mean for rows in found.runs.values() for row in rows
+        ),
+        "keras_noise": max((row.mean for row in found.keras_noise), default=0),
+    }
+
+
+def _train_a_step(model: keras.Model, image: np.ndarray) -> float:
+    model.compile(
+        optimizer=keras.optimizers.SGD(1e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # XLA compiles for minutes, for a single step.
+        jit_compile=False,
+    )
+    return float(model.train_on_batch(image, np.zeros(1, "int32")))

@@ -1,0 +1,333 @@
+"""Sizes that can be switched: against plain models of those sizes."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import fliqs_keras
+from fliqs_keras import SearchSpace, nas
+from fliqs_keras.assignments import decisions
+from tests.nas_models import FAMILIES, inverted_residual_net
+
+# 70 of each family were tried; these are enough to see that something broke.
+SAMPLES = 4
+
+
+def make(family, every_tensor=None):
+    """A searchable model whose weights and statistics are all random."""
+    keras.utils.set_random_seed(0)
+    build, space = FAMILIES[family]
+    model = build()
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        for weight in layer.weights:
+            shift = 0.3 * generator.normal(size=weight.shape)
+            positive = "variance" in weight.path
+            value = ops.convert_to_numpy(weight) + shift
+            weight.assign(np.abs(value) + 0.1 if positive else value)
+    model = fliqs_keras.apply(model, space(), every_tensor=every_tensor)
+    x = generator.normal(size=(6, 8, 8, 3)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    return model, x
+
+
+def sample(model, generator):
+    return fliqs_keras.FormatAssignment(
+        {
+            d.name: d.options[generator.integers(len(d.options))]
+            for d in decisions(model)
+        }
+    )
+
+
+def predict(model, x):
+    return ops.convert_to_numpy(model(x, training=False))
+
+
+def assert_same(got, expected):
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_extracted_model_is_the_searched_one(family):
+    model, x = make(family)
+    generator = np.random.default_rng(1)
+    for _ in range(SAMPLES):
+        sample(model, generator).apply_to(model)
+        small = nas.extract(model)
+        assert_same(predict(small, x), predict(model, x))
+        for cost in (fliqs_keras.BitOps(), fliqs_keras.WeightBytes()):
+            assert cost(small) == pytest.approx(cost(model), rel=1e-9)
+    assert small.count_params() < model.count_params()
+
+
+def test_extracted_model_saves_and_exports(tmp_path):
+    model, x = make("inverted_residual")
+    sample(model, np.random.default_rng(3)).apply_to(model)
+    small = nas.extract(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(predict(loaded, x), predict(small, x))
+    fliqs_keras.export_tflite(loaded, tmp_path / "small.tflite")
+    got = fliqs_keras.run_tflite(tmp_path / "small.tflite", x)
+    assert_same(got, predict(model, x))
+
+
+def test_skipped_block_keeps_the_quantizer_of_its_sum():
+    model, x = make("inverted_residual", every_tensor="INT8")
+    chosen = dict(fliqs_keras.FormatAssignment.from_model(model))
+    chosen |= {"block_1_add:depth": 0, "stem:width": 8}
+    fliqs_keras.FormatAssignment(chosen).apply_to(model)
+    assert_same(predict(nas.extract(model), x), predict(model, x))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_searchable_model_saves(family, tmp_path):
+    model, x = make(family)
+    assignment = sample(model, np.random.default_rng(2))
+    assignment.apply_to(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
+    assert fliqs_keras.FormatAssignment.from_model(loaded) == assignment
+    assert_same(predict(nas.extract(loaded), x), predict(model, x))
+
+
+def test_costs_are_those_of_the_sizes_by_hand():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 5, padding="same", name="conv")(inputs)
+    y = layers.DepthwiseConv2D(3, padding="same", name="depth")(x)
+    y = layers.Conv2D(8, 1, name="point")(y)
+    x = layers.Add(name="add")([x, y])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    model = fliqs_keras.apply(
+        model,
+        SearchSpace(
+            ["INT4", "INT8"],
+            architecture=[
+                nas.Width("conv", [4, 8]),
+                nas.KernelSize("conv", [1, 3, 5]),
+                nas.Skip("add"),
+            ],
+        ),
+    )
+    chosen = {"conv": "INT4", "depth": "INT8", "point": "INT4", "head": "INT8"}
+    chosen |= {"conv:width": 4, "conv:kernel": 3, "add:depth": 1}
+    # 36 positions; kernels of 3 * 4 * 9, 4 * 9 and 4 * 4; a head of 4 * 2.
+    gbops = 36 * (108 * 16 + 36 * 64 + 16 * 16) + 8 * 64
+    assert fliqs_keras.BitOps()(model, chosen) == pytest.approx(gbops / 1e9)
+    # Codes of half a byte or one, and four bytes a channel.
+    nbytes = 54 + 36 + 8 + 8 + 4 * (4 + 4 + 4 + 2)
+    assert fliqs_keras.WeightBytes()(model, chosen) == nbytes
+    chosen["add:depth"] = 0
+    gbops = 36 * 108 * 16 + 8 * 64
+    assert fliqs_keras.BitOps()(model, chosen) == pytest.approx(gbops / 1e9)
+    assert fliqs_keras.WeightBytes()(model, chosen) == 54 + 8 + 4 * (4 + 2)
+
+
+def test_layers_that_are_added_up_decide_together():
+    model, _ = make("inverted_residual")
+    widths = [d for d in decisions(model) if d.name.endswith(":width")]
+    assert {d.name: d.options for d in widths} == {
+        "stem:width": (8, 12, 16),
+        "block_1_expand:width": (8, 16, 32),
+        "block_1_reduce:width": (2, 8),
+        "block_2_expand:width": (8, 16, 32),
+        "block_2_reduce:width": (2, 8),
+    }
+
+
+def test_dead_channels_do_not_count_in_ranges():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, use_bias=False, name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    kernel = np.zeros((4, 3), "float32")
+    kernel[0] = 1.0, 2.0, 100.0
+    model.get_layer("hidden").kernel.assign(kernel)
+    space = SearchSpace(["FP32"], architecture=nas.Width("hidden", [2, 3]))
+    model = fliqs_keras.apply(model, space)
+    chosen = dict(fliqs_keras.FormatAssignment.from_model(model))
+    fliqs_keras.FormatAssignment(chosen | {"hidden:width": 2}).apply_to(model)
+    model(np.ones((5, 4), "float32"), training=True)
+    quantizer = model.get_layer("head").input_quantizer
+    assert float(ops.convert_to_numpy(quantizer.range)) == 2.0
+
+
+def test_switching_sizes_traces_nothing_anew():
+    model, x = make("residual")
+    traces = []
+    model.get_layer("relu_1").call = lambda y: traces.append(1) or ops.relu(y)
+    predict_batch = model.predict
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        sample(model, generator).apply_to(model)
+        predict_batch(x, verbose=0)
+    assert len(traces) <= 2
+
+
+def other_nets(change):
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(8, 3, padding="same", name="conv")(inputs)
+    x = change(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def inner_model(x):
+    inner = keras.Input((8, 8, 8))
+    outputs = layers.Conv2D(8, 1, name="inside")(inner)
+    return keras.Model(inner, outputs, name="inner")(x)
+
+
+REFUSED = {
+    "output": (lambda x: x, nas.Width("head", [1, 3]), "outputs of the model"),
+    "normalized": (
+        lambda x: layers.LayerNormalization(name="norm")(x),
+        nas.Width("conv", [4, 8]),
+        "'norm' .LayerNormalization. does not treat",
+    ),
+    "grouped": (
+        lambda x: layers.Conv2D(8, 1, groups=2, name="grouped")(x),
+        nas.Width("conv", [4, 8]),
+        "'grouped' .Conv2D. does not treat",
+    ),
+    "added_to_input_like": (
+        lambda x: layers.Add(name="sum")(
+            [x, layers.Conv2D(8, 1, name="other")(x)]
+        ),
+        [nas.Width("conv", [4, 8]), nas.Width("other", [2, 8])],
+        "must agree on their number of channels",
+    ),
+    "larger": (lambda x: x, nas.Width("conv", [4, 16]), "at most 8"),
+    "no_layer": (lambda x: x, nas.Width("nothing", [4]), "at least one of"),
+    "no_padding": (
+        lambda x: layers.Conv2D(8, 3, name="valid")(x),
+        nas.KernelSize("valid", [1, 3]),
+        'padding="same"',
+    ),
+    "strides": (
+        lambda x: layers.Conv2D(8, 3, 2, padding="same", name="strided")(x),
+        nas.KernelSize("strided", [1, 3]),
+        "strides of at most the smallest",
+    ),
+    "projected_shortcut": (
+        lambda x: layers.Add(name="sum")(
+            [
+                layers.Conv2D(8, 1, name="shortcut")(x),
+                layers.Conv2D(8, 3, padding="same", name="branch")(x),
+            ]
+        ),
+        nas.Skip("sum"),
+        "no input is computed from the other",
+    ),
+    "branch_read_elsewhere": (
+        lambda x: [
+            layers.Add(name="sum")([x, y]) + layers.Add(name="second")([y, y])
+            for y in [layers.Conv2D(8, 1, name="branch")(x)]
+        ][0],
+        nas.Skip("sum"),
+        "branch is read by another layer",
+    ),
+    "nested": (inner_model, nas.Width("conv", [4, 8]), "models in it"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_changed_is_refused(case):
+    change, architecture, message = REFUSED[case]
+    model = other_nets(change)
+    space = SearchSpace(["INT8"], architecture=architecture)
+    with pytest.raises(ValueError, match=message):
+        fliqs_keras.apply(model, space)
+    with pytest.raises(ValueError, match=message):
+        space.decisions(model)
+
+
+def test_readers_must_be_in_the_space():
+    space = SearchSpace(
+        ["INT8"],
+        exclude="head",
+        architecture=nas.Width("conv", [4, 8]),
+    )
+    with pytest.raises(ValueError, match="'head', which is left out"):
+        fliqs_keras.apply(other_nets(lambda x: x), space)
+
+
+@pytest.mark.parametrize(
+    ("make_choice", "message"),
+    [
+        (lambda: nas.Width("*", []), "at least one size"),
+        (lambda: nas.Width("*", [0]), "positive numbers"),
+        (lambda: nas.Width("*", [0.5], divisor=0), "at least 1"),
+        (lambda: nas.KernelSize("*", [2, 3]), "odd kernel sizes"),
+        (lambda: nas.Skip([]), "select some layer"),
+        (
+            lambda: SearchSpace(["INT8"], architecture=["Width"]),
+            "choices of `fliqs_keras.nas`",
+        ),
+    ],
+    ids=["empty", "zero", "divisor", "even", "no_layers", "no_choice"],
+)
+def test_wrong_choice_is_refused(make_choice, message):
+    with pytest.raises(ValueError, match=message):
+        make_choice()
+
+
+def test_shares_are_rounded_to_the_divisor():
+    choice = nas.Width("*", [0.01, 0.3, 0.5, 0.55, 1.0], divisor=8)
+    assert choice.sizes(48) == (8, 16, 24, 48)
+    assert choice.sizes(4) == (4,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_space_with_an_architecture_is_json(family, tmp_path):
+    space = FAMILIES[family][1]()
+    space.to_json(tmp_path / "space.json")
+    assert SearchSpace.from_json(tmp_path / "space.json") == space
+
+
+def test_extraction_needs_decisions_about_sizes():
+    model = fliqs_keras.apply(inverted_residual_net(), "INT8")
+    with pytest.raises(ValueError, match="decisions about sizes"):
+        nas.extract(model)
+
+
+def test_sensitivity_controller_refuses_sizes():
+    model, x = make("residual")
+    model.compile("sgd", "mse")
+    y = np.zeros((len(x), 5), "float32")
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 0.8), data=(x, y), controller="sensitivity"
+    )
+    with pytest.raises(ValueError, match="formats alone"):
+        model.fit(x, y, callbacks=[search], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [fliqs_keras.Supernet(networks=1, candidates=4), fliqs_keras.Reinforce()],
+    ids=["supernet", "reinforce"],
+)
+def test_search_ends_within_its_budget(controller):
+    model, _ = make("inverted_residual")
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 8, 8, 3)).astype("float32")
+    y = generator.integers(5, size=64)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 0.5), data=(x, y), controller=controller, seed=0
+    )
+    model.fit(x, y, batch_size=8, epochs=2, callbacks=[search], verbose=0)
+    cost = fliqs_keras.BitOps()(nas.extract(model))
+    assert 0.97 * search.target <= cost <= search.target * (1 + 1e-9)
+    assert cost == pytest.approx(fliqs_keras.BitOps()(model))
+    assert any(size != 16 for size in [search.assignment["stem:width"]])
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))

@@ -1,0 +1,165 @@
+"""Estimates of what sizes cost, on networks whose losses are known."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from fliqs_keras.cost_tables import CostTable
+from fliqs_keras.policies import warm_up
+from fliqs_keras.reinforce import Reinforce
+from fliqs_keras.size_effects import estimate_size_effects
+from fliqs_keras.supernet import Supernet, SupernetController
+
+SIZES = [(2, 4, 8), (0, 1), (3, 5, 7), (1, 2)]
+# What each size adds to the logarithm of the loss.
+EFFECTS = [[0.5, 0.2, 0.0], [0.3, 0.0], [0.02, 0.01, 0.0], [0.0, 0.0]]
+
+
+def log_loss(choices):
+    return sum(np.take(e, c) for e, c in zip(EFFECTS, choices.T, strict=True))
+
+
+def random_choices(count, seed=0):
+    generator = np.random.default_rng(seed)
+    counts = [len(options) for options in SIZES]
+    return generator.integers(counts, size=(count, len(counts)))
+
+
+def test_effects_without_noise_are_found():
+    choices = random_choices(60)
+    found = estimate_size_effects(choices, log_loss(choices), SIZES)
+    for got, expected in zip(found.effects(), EFFECTS, strict=True):
+        np.testing.assert_allclose(got, expected, atol=5e-3)
+
+
+def test_effects_with_noise_are_within_their_errors():
+    choices = random_choices(80)
+    noise = np.random.default_rng(1).normal(scale=0.05, size=80)
+    found = estimate_size_effects(choices, log_loss(choices) + noise, SIZES)
+    for got, error, expected in zip(
+        found.effects(), found.standard_errors(), EFFECTS, strict=True
+    ):
+        assert (abs(got - expected) <= 3 * error + 1e-9).all()
+        assert (error[:-1] > 0).all() and error[-1] == 0
+
+
+def test_few_networks_leave_sizes_alike():
+    # One network says how much sizes matter, not which.
+    choices = np.array([[0, 0, 0, 0]])
+    found = estimate_size_effects(choices, np.array([1.0]), SIZES)
+    smallest = [effect[0] for effect in found.effects()]
+    assert sum(smallest) == pytest.approx(1.0, rel=0.05)
+    assert min(smallest) > 0.02
+
+
+def test_samples_are_spread_as_the_errors_say():
+    choices = random_choices(40)
+    noise = np.random.default_rng(2).normal(scale=0.05, size=40)
+    found = estimate_size_effects(choices, log_loss(choices) + noise, SIZES)
+    generator = np.random.default_rng(3)
+    samples = [found.effects(generator)[0] for _ in range(500)]
+    # Its effects are so large that none is cut off at zero.
+    np.testing.assert_allclose(
+        np.std(samples, axis=0)[0], found.standard_errors()[0][0], rtol=0.15
+    )
+
+
+def test_warm_up_takes_the_widest_with_its_probability():
+    generator = np.random.default_rng(0)
+    widest = np.array([1, 2, 3])
+    taken = [
+        warm_up(generator, np.zeros(3), widest, [0, 2], 0.25)
+        for _ in range(4000)
+    ]
+    np.testing.assert_allclose(
+        np.mean(taken, axis=0), [0.25, 0.0, 0.75], atol=0.06
+    )
+
+
+# A format, and two sizes: their product is what the network costs.
+FORMAT_EFFECTS = [0.4, 0.0]
+COSTS = CostTable(
+    [np.zeros(2), np.zeros(3), np.zeros(2)],
+    {(0, 1, 2): np.multiply.outer(np.outer([1, 2], [1, 2, 4]), [1, 2])},
+)
+OPTIONS = [None, (2, 4, 8), (1, 2)]
+
+
+def losses_of(probes, seed):
+    """Losses of 256 examples, whose noise is shared by all networks."""
+    generator = np.random.default_rng(seed)
+    noise = generator.normal(scale=0.3, size=256)
+    logs = [
+        FORMAT_EFFECTS[a] + EFFECTS[0][b] + [0.1, 0.0][c] for a, b, c in probes
+    ]
+    own = generator.normal(scale=0.02, size=(len(logs), 256))
+    return np.exp(np.array(logs))[:, None] * (1.0 + own) + noise
+
+
+@pytest.mark.parametrize(
+    ("target", "best"),
+    [(16, [1, 2, 1]), (8, [1, 2, 0]), (4, [1, 1, 0]), (2, [1, 0, 0])],
+    ids=["all", "half", "quarter", "eighth"],
+)
+def test_controller_ends_on_the_best_choice_within_budget(target, best):
+    controller = Supernet().controller(
+        COSTS, target, 100, [1, 2, 1], seed=0, sizes=OPTIONS
+    )
+    assert controller.phase == "supernet"
+    steps = 0
+    while not controller.settled:
+        rounds = 0
+        while probes := controller.probes():
+            controller.observe(losses_of(probes, 0))
+            rounds += 1
+        assert rounds == (2 if controller.settled else 0)
+        controller.step(0.0, controller.cost)
+        steps += 1
+    assert steps == 41
+    assert controller.choice.tolist() == best
+    assert controller.sensitivity()[0][0].mean > 0
+
+
+def test_sizes_are_largest_first_and_formats_always_widest():
+    controller = Supernet(start=0.9, warm_up=0.9).controller(
+        COSTS, 16, 1000, [1, 2, 1], seed=0, sizes=OPTIONS
+    )
+    choices = np.array([controller.step(0.0, 0.0) for _ in range(880)])
+    assert (choices[:, 0] == 1).all()
+    share = (choices[:, 1] == 2).reshape(8, 110).mean(axis=1)
+    assert share[0] > 0.9 > share[3] > share[-1]
+    assert share[-1] == pytest.approx(1 / 3, abs=0.15)
+
+
+def test_reinforce_warms_sizes_up_in_its_delay():
+    controller = Reinforce(delay=0.5).controller(
+        COSTS, 8, 1000, seed=0, sizes=OPTIONS
+    )
+    choices = np.array([controller.step(0.0, 4.0) for _ in range(500)])
+    assert choices[:50, 1].mean() > 1.8
+    assert choices[:50, 0].mean() == pytest.approx(0.5, abs=0.25)
+    assert choices[450:, 1].mean() == pytest.approx(1.0, abs=0.4)
+
+
+def test_losses_that_are_no_numbers_are_refused():
+    controller = SupernetController(COSTS, 8, 10, [1, 2, 1], OPTIONS)
+    for _ in range(4):
+        controller.step(0.0, 0.0)
+    probes = controller.probes()
+    with pytest.raises(ValueError, match="finite losses"):
+        controller.observe(np.full((len(probes), 3), np.nan))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"start": 1.0}, {"warm_up": -0.1}, {"networks": 0}, {"candidates": 0}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_wrong_setting_is_refused(setting):
+    with pytest.raises(ValueError, match="Expected `"):
+        Supernet(**setting)
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__]))
