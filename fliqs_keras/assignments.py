@@ -71,7 +71,7 @@ class FormatAssignment(Mapping):
         """
         options = {}
         for decision in decisions(model):
-            index = int(keras.ops.convert_to_numpy(decision.switches[0].index))
+            index = int(ops.convert_to_numpy(decision.switches[0].index))
             if index < 0:
                 raise ValueError(
                     "Expected every quantizer to stand on a format. Received: "

@@ -214,7 +214,8 @@ def accuracy_against_cost(
         axis.axhline(accuracy, color="0.7", ls=":", zorder=0)
         # At the right end of the axis, whatever the costs are.
         place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-        axis.annotate(name, (1, accuracy), color="0.5", fontsize=7, **place)
+        style = {"va": "bottom", "color": "0.5", "fontsize": 7}
+        axis.annotate(f"{name} ", (1, accuracy), **place, **style)
     for name, points in series.items():
         points = sorted(points)
         joined = _frontier(points) if frontiers else points

@@ -231,7 +231,7 @@ def draw(workdir: pathlib.Path) -> str:
         series = pareto_table.series(results, kind)
         if series:
             figure = fliqs_keras.plots.accuracy_against_cost(
-                series, frontiers=True, levels=levels
+                series, cost_unit="MBOPs", frontiers=True, levels=levels
             )
             figure.savefig(workdir / f"{kind}.png", dpi=150)
     return table

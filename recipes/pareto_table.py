@@ -57,7 +57,10 @@ class Point(NamedTuple):
 
 
 def points(results: Results) -> list[Point]:
-    """Collects the results of quantized networks, narrow and cheap first."""
+    """Collects the results of quantized networks.
+
+    Integers first, of them the narrowest network, of that the cheapest.
+    """
     found: dict[tuple, Point] = {}
     for result in results:
         if result["method"] == "float":
@@ -70,7 +73,9 @@ def points(results: Results) -> list[Point]:
         point = found.setdefault(key, Point(*key, {}, {}))
         point.costs[result["seed"]] = result["cost"]
         point.accuracies[result["seed"]] = 100 * result["accuracy"]
-    return sorted(found.values(), key=lambda p: (p.kind, p.width, p.cost))
+    return sorted(
+        found.values(), key=lambda p: (p.kind == "float", p.width, p.cost)
+    )
 
 
 def float_accuracies(results: Results) -> dict[float, list[float]]:
@@ -120,7 +125,7 @@ def against_uniform(
 def series(
     results: Results, kind: str
 ) -> dict[str, list[tuple[float, float, float]]]:
-    """Returns cost, accuracy and spread of each series, for a figure.
+    """Returns MBOPs, accuracy and spread of each series, for a figure.
 
     Args:
         results: The results.
@@ -131,7 +136,7 @@ def series(
     for point in points(results):
         if point.kind == kind:
             found[point.series].append(
-                (point.cost, point.accuracy, point.spread)
+                (1000 * point.cost, point.accuracy, point.spread)
             )
     return {name: found[name] for name in names if name in found}
 

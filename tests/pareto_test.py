@@ -133,8 +133,8 @@ def test_series_hold_cost_accuracy_and_spread():
     series = pareto_table.series([*make_results()], "integer")
     assert list(series) == ["uniform integer", "FLIQS-L"]
     assert series["uniform integer"] == [
-        pytest.approx((1.0, 81.0, 1.0)),
-        pytest.approx((2.0, 85.0, 1.0)),
+        pytest.approx((1000.0, 81.0, 1.0)),
+        pytest.approx((2000.0, 85.0, 1.0)),
     ]
     assert pareto_table.series([*make_results()], "float") == {}
 
