@@ -2,4 +2,4 @@
 
 from absl import flags
 
-OUTPUT = flags.DEFINE_string("output", None, "File for the JSON.")
+OUTPUT = flags.DEFINE_string("json", None, "File for the JSON.")

@@ -1,6 +1,6 @@
 """Times training steps of searches beside steps of the float network.
 
-    python -m benchmarks.step_time --network=chain --jit_compile=false
+    python -m benchmarks.step_time --timed_network=chain --jit_compile=false
 
 Each way to train takes its turn in every round, so that whatever else the
 machine does meets all of them; ratios are of the medians over all steps. The
@@ -14,7 +14,7 @@ from benchmarks.output_flags import OUTPUT
 from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
 
 _NETWORK = flags.DEFINE_enum(
-    "network", "chain", networks.NETWORKS, "The network."
+    "timed_network", "chain", networks.NETWORKS, "The network."
 )
 _JIT = flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles a step.")
 _WAYS = flags.DEFINE_list("ways", list(step_timing.WAYS), "Ways to train.")

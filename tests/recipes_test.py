@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import benchmarks
 import fliqs_keras
 import recipes
 from recipes import (
@@ -211,8 +212,10 @@ def test_what_is_not_there_is_named(call, message, float_folder):
 
 
 def test_no_flag_is_defined_twice():
-    for module in pkgutil.iter_modules(recipes.__path__, "recipes."):
-        importlib.import_module(module.name)
+    for package in (recipes, benchmarks):
+        prefix = f"{package.__name__}."
+        for module in pkgutil.iter_modules(package.__path__, prefix):
+            importlib.import_module(module.name)
 
 
 FIELDS = ("x_train", "y_train", "x_test", "y_test")
