@@ -13,6 +13,9 @@ from absl.testing import flagsaver
 import recipes
 from recipes import command_line
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 MODULES = {
     module.name: importlib.import_module(f"recipes.{module.name}")
     for module in pkgutil.iter_modules(recipes.__path__)

@@ -11,6 +11,9 @@ import tensorflow_datasets as tfds
 
 from recipes import augmentation, data, image_data, image_sources, training
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 
 def gradient(height, width):
     """Returns an image whose red tells the row and whose green the column."""

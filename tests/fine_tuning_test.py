@@ -8,6 +8,9 @@ import pytest
 
 from recipes import data, fine_tuning, result_lines
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 CONFIG = {
     "dataset": "digits",
     "network": "conv_net",

@@ -11,6 +11,9 @@ import fliqs_keras
 from recipes import data, mobile_networks, nas_study, nas_table
 from recipes.mobile_networks import MobileNetwork, Stage
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 CONFIG = {
     "dataset": "digits",
     "train_size": 64,

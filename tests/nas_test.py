@@ -64,6 +64,7 @@ def test_extracted_model_is_the_searched_one(family):
     assert small.count_params() < model.count_params()
 
 
+@pytest.mark.tensorflow
 def test_extracted_model_saves_and_exports(tmp_path):
     model, x = make("inverted_residual")
     sample(model, np.random.default_rng(3)).apply_to(model)

@@ -9,6 +9,9 @@ import pytest
 import fliqs_keras
 from recipes import data, models, pareto, pareto_table, result_lines
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 CONFIG = {
     "dataset": "digits",
     "network": "conv_net",

@@ -9,6 +9,9 @@ from absl.testing import flagsaver
 from fliqs_keras import paper_results
 from recipes import data, models, preset_flags, presets, search, training
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 SPACES = {
     "fliqs_s": "FLIQS-S",
     "fliqs_l_float": "FLIQS-L float",

@@ -8,6 +8,9 @@ import pytest
 import fliqs_keras
 from recipes import models, sensitivity
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 CONFIG = {
     "dataset": "digits",
     "idx_folder": None,

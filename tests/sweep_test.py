@@ -13,6 +13,9 @@ import pytest
 
 from recipes import sweep, sweep_runners
 
+# Recipes run on TensorFlow.
+pytestmark = pytest.mark.tensorflow
+
 # A run that notes that it was started, and does as it is told.
 RUN = """
 import os, pathlib, signal, sys
