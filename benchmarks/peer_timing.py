@@ -8,6 +8,8 @@ import statistics
 import subprocess
 from typing import Any
 
+from absl import logging
+
 from benchmarks import peer_environments
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -19,8 +21,8 @@ class Worker:
 
     Args:
         peer: One of `PEERS`.
-        config: The folder of environments, the depth, and batch and steps of
-            a round.
+        config: The folder of environments, the depth, batch and steps of a
+            round, and whether XLA compiles.
     """
 
     def __init__(self, peer: str, config: dict[str, Any]):
@@ -52,10 +54,9 @@ class Worker:
         self._process.stdout.close()
         self._process.wait()
 
-    def train(self, way: str, jit_compile: bool) -> float | str:
+    def train(self, way: str) -> float | str:
         """Trains a round; returns the seconds of a step, or an error."""
-        request = json.dumps([way, jit_compile])
-        print(request, file=self._process.stdin, flush=True)
+        print(json.dumps(way), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         return json.loads(answer) if answer else "The process ended."
 
@@ -63,52 +64,51 @@ class Worker:
 def measure(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Times all ways of some peers in turns.
 
-    In every round each way of each peer takes its turn, right after the float
-    network of its environment where it is the first.
+    In every round each way of each peer takes its turn, those of a peer after
+    the float network of its environment.
 
     Args:
         config: `environments`, `peers`, `depth`, `batch`, `steps`, `rounds`,
-            and `jit_compile`, whether XLA compiles: a list.
+            and `jit_compile`, whether XLA compiles a step.
 
     Returns:
-        A row for each way, with or without XLA: the median over the rounds
-        of its step over the float step of the same round, the quartiles of
-        that, and the median seconds of both; or the error it ended in.
+        A row for each way: the median over the rounds of its step over the
+        float step of the same round, the quartiles of that, and the median
+        seconds of both; or the error it ended in.
     """
-    rows = []
+    jit_compile = config["jit_compile"]
     with contextlib.ExitStack() as stack:
         workers = {
             peer: stack.enter_context(Worker(peer, config))
             for peer in config["peers"]
         }
-        for jit_compile in config["jit_compile"]:
-            turns = [
-                (peer, way)
-                for peer in workers
-                for way in ("float", *peer_environments.PEERS[peer].ways)
-            ]
-            # The first round compiles; what fails then has no further turn.
-            seconds, errors = {}, {}
-            for peer, way in turns:
-                first = workers[peer].train(way, jit_compile)
-                if isinstance(first, str):
-                    errors[peer, way] = first
-                else:
-                    seconds[peer, way] = []
-            for _ in range(config["rounds"]):
-                for (peer, way), times in seconds.items():
-                    times.append(workers[peer].train(way, jit_compile))
-            rows += [
-                {
-                    "peer": peer,
-                    "way": way,
-                    "jit_compile": jit_compile,
-                    **_statistics(peer, way, seconds, errors),
-                }
-                for peer, way in turns
-                if way != "float"
-            ]
-    return rows
+        turns = [
+            (peer, way)
+            for peer in workers
+            for way in ("float", *peer_environments.PEERS[peer].ways)
+        ]
+        # The first round compiles; what fails then has no further turn.
+        seconds, errors = {}, {}
+        for peer, way in turns:
+            first = workers[peer].train(way)
+            if isinstance(first, str):
+                errors[peer, way] = first
+            else:
+                seconds[peer, way] = []
+        for number in range(config["rounds"]):
+            for (peer, way), times in seconds.items():
+                times.append(workers[peer].train(way))
+            logging.info("Round %d of %d.", number + 1, config["rounds"])
+    return [
+        {
+            "peer": peer,
+            "way": way,
+            "jit_compile": jit_compile,
+            **_statistics(peer, way, seconds, errors),
+        }
+        for peer, way in turns
+        if way != "float"
+    ]
 
 
 def _statistics(peer, way, seconds, errors) -> dict[str, Any]:
@@ -135,17 +135,19 @@ def render(rows: list[dict[str, Any]]) -> str:
     ways = list(dict.fromkeys((row["peer"], row["way"]) for row in rows))
     cells = {(row["peer"], row["way"], row["jit_compile"]): row for row in rows}
     lines = [
-        "| library | way | step / float step | with XLA | what it does |",
+        "| library | way | without XLA | with XLA | what it does |",
         "|---|---|---|---|---|",
     ]
     for peer, way in ways:
-        texts = [_cell(cells[peer, way, jit]) for jit in (False, True)]
+        texts = [_cell(cells.get((peer, way, jit))) for jit in (False, True)]
         does = peer_environments.PEERS[peer].does
         lines.append(f"| {peer} | {way} | {' | '.join(texts)} | {does} |")
     return "\n".join([*lines, "", *_faster(ways, cells)])
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not timed"
     if "error" in row:
         return f"fails ({row['error'].split(':')[0]})"
     low, high = row["quartiles"]

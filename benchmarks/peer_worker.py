@@ -2,8 +2,8 @@
 
     python -m benchmarks.peer_worker '{"peer": "keras", ...}'
 
-Reads requests, `[way, jit_compile]` in JSON, a line each; answers a line each
-with the seconds of a step, or with the error that the way ends in. Started by
+Reads ways to train, in JSON, a line each; answers a line each with the seconds
+of a step, or with the error that the way ends in. Started by
 `benchmarks.peers`.
 """
 
@@ -23,7 +23,8 @@ class PeerTrainer:
 
     Args:
         way: `"float"`, or a way of the peer.
-        config: The peer, the depth, and batch and steps of a round.
+        config: The peer, the depth, batch and steps of a round, and whether XLA
+            compiles.
     """
 
     def __init__(self, way: str, config: dict[str, Any]):
@@ -70,13 +71,11 @@ def main() -> None:
     os.dup2(2, 1)
     trainers = {}
     for line in sys.stdin:
-        way, jit_compile = request = tuple(json.loads(line))
+        way = json.loads(line)
         try:
-            if request not in trainers:
-                trainers[request] = make_trainer(
-                    way, {**config, "jit_compile": jit_compile}
-                )
-            answer = trainers[request].train()
+            if way not in trainers:
+                trainers[way] = make_trainer(way, config)
+            answer = trainers[way].train()
         # Whatever ends a peer's step is what the table has to say.
         except Exception as error:  # noqa: BLE001
             text = str(error).strip().splitlines() or [""]

@@ -28,15 +28,22 @@ def main(argv):
         "batch": BATCH.value,
         "steps": STEPS.value,
         "rounds": ROUNDS.value,
-        "jit_compile": [False, True],
     }
-    rows = peer_timing.measure({**config, "environments": ENVIRONMENTS.value})
-    text = peer_timing.render(rows)
-    print(text)
-    if RECORD.value:
-        machine = {"machine": platform.machine(), "system": platform.system()}
-        result = {"machine": machine, "config": config, "rows": rows}
-        records.write("peers", result, text)
+    machine = {"machine": platform.machine(), "system": platform.system()}
+    rows = []
+    for jit_compile in (False, True):
+        rows += peer_timing.measure(
+            {
+                **config,
+                "environments": ENVIRONMENTS.value,
+                "jit_compile": jit_compile,
+            }
+        )
+        text = peer_timing.render(rows)
+        print(text, flush=True)
+        if RECORD.value:
+            result = {"machine": machine, "config": config, "rows": rows}
+            records.write("peers", result, text)
 
 
 if __name__ == "__main__":

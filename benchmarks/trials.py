@@ -46,21 +46,20 @@ def main(argv):
     dataset = trial_search.take(
         data.load(DATASET.value, IDX_FOLDER.value), _EXAMPLES.value
     )
-    rows = [
-        trial_search.compare(dataset, config, seed)
-        for seed in range(_REPETITIONS.value)
-    ]
-    text = trial_search.render(rows)
-    print(text)
-    if RECORD.value:
-        result = {
-            "machine": platform.machine(),
-            "dataset": DATASET.value,
-            "examples": _EXAMPLES.value,
-            "config": config,
-            "rows": rows,
-        }
-        records.write("trials", result, text)
+    rows = []
+    for seed in range(_REPETITIONS.value):
+        rows.append(trial_search.compare(dataset, config, seed))
+        text = trial_search.render(rows)
+        print(text, flush=True)
+        if RECORD.value:
+            result = {
+                "machine": platform.machine(),
+                "dataset": DATASET.value,
+                "examples": _EXAMPLES.value,
+                "config": config,
+                "rows": rows,
+            }
+            records.write("trials", result, text)
 
 
 if __name__ == "__main__":

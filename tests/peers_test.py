@@ -20,7 +20,7 @@ CONFIG = {
     "batch": 4,
     "steps": 4,
     "rounds": 1,
-    "jit_compile": [False],
+    "jit_compile": False,
 }
 
 
