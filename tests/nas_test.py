@@ -15,7 +15,7 @@ from tests.nas_models import FAMILIES, inverted_residual_net
 
 # 70 of each family were tried; these are enough to see that something broke.
 # JAX compiles each operation anew for every shape.
-SAMPLES = 3 if IS_TENSORFLOW else 1
+SAMPLES = 2 if IS_TENSORFLOW else 1
 
 
 def make(family, every_tensor=None):
@@ -120,7 +120,7 @@ def test_skipped_block_keeps_the_quantizer_of_its_sum():
     assert_same(predict(nas.extract(model), x), predict(model, x))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["inverted_residual", "transformer"])
 def test_searchable_model_saves(family, tmp_path):
     model, x = make(family)
     assignment = sample(model, np.random.default_rng(2))
