@@ -146,10 +146,13 @@ class _Alive:
 def _build_small(model: keras.Model, alive: _Alive) -> keras.Model:
     with as_float(model):
         config = model.get_config()
+    layers = {layer.name: layer for layer in model.layers}
     for entry in config["layers"]:
         # They are built anew, for other shapes.
         entry.pop("build_config", None)
-        _shrink(entry, model.get_layer(entry["config"]["name"]), alive)
+        # The input of a sequential model is none of its layers.
+        if (layer := layers.get(entry["config"]["name"])) is not None:
+            _shrink(entry, layer, alive)
     return class_of(model).from_config(config)
 
 

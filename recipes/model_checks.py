@@ -95,9 +95,10 @@ def check(
         "file_bytes": report.file_bytes,
         "left_in_float": [row.path for row in report.left_in_float],
         "agrees": found.agrees,
-        "mean_difference": max(
-            row.mean for rows in found.runs.values() for row in rows
-        ),
+        "differences": {
+            way: max(row.mean for row in rows)
+            for way, rows in found.runs.items()
+        },
         "keras_noise": max((row.mean for row in found.keras_noise), default=0),
     }
 

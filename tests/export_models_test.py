@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 import fliqs_keras
+from fliqs_keras.export import converter
 
 
 def attention():
@@ -88,6 +89,24 @@ def test_models_from_apply(build, name, tmp_path):
     assert not report.left_in_float, str(report)
     for row in itertools.chain(*report.verification.runs.values()):
         assert row.mean <= 1e-4, str(report)
+
+
+@pytest.mark.parametrize("build", [attention, recurrent, convolutional])
+def test_large_weights_are_variables_until_they_are_stored(
+    build, tmp_path, monkeypatch
+):
+    keras.utils.set_random_seed(0)
+    quantized = fliqs_keras.apply(build(), "INT4")
+    data = data_of(quantized)
+    fliqs_keras.calibrate(quantized, data)
+    paths = [tmp_path / "constants.tflite", tmp_path / "variables.tflite"]
+    reports = [fliqs_keras.export_tflite(quantized, paths[0])]
+    monkeypatch.setattr(converter, "LARGE_BYTES", 0)
+    reports.append(fliqs_keras.export_tflite(quantized, paths[1]))
+    assert reports[0].layers == reports[1].layers
+    np.testing.assert_array_equal(
+        *(fliqs_keras.run_tflite(path, data) for path in paths)
+    )
 
 
 def test_output_quantizers_make_a_model_integer(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 import fliqs_keras
+from fliqs_keras.export import converter
 from fliqs_keras.export.matching import Match
 from fliqs_keras.export.onnx import exporter, patcher
 from fliqs_keras.export.onnx.activations import quantize
@@ -90,6 +91,13 @@ def test_weights_take_the_bytes_of_their_codes(float_model, tmp_path):
         if tensor.data_type == onnx.TensorProto.INT4 and len(tensor.dims) > 1
     }
     assert sum(sizes.values()) == report.weight_bytes == report.ideal_bytes
+
+
+def test_large_weights(float_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(converter, "LARGE_BYTES", 0)
+    model = quantized(float_model, "INT4")
+    report = fliqs_keras.export_onnx(model, tmp_path / "model.onnx")
+    assert not report.left_in_float
 
 
 def test_dictionaries_and_an_open_batch_size(tmp_path):

@@ -66,6 +66,39 @@ def test_extracted_model_is_the_searched_one(family):
     assert small.count_params() < model.count_params()
 
 
+def test_sequential_model_is_extracted():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.Conv2D(8, 3, padding="same", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    choices = [nas.Width("conv", [3, 8]), nas.KernelSize("conv", [1, 3])]
+    model = fliqs_keras.apply(
+        model, SearchSpace(["INT4", "INT8"], architecture=choices)
+    )
+    x = np.random.default_rng(0).normal(size=(6, 4, 4, 2)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    chosen = {"conv": "INT4", "head": "INT8"}
+    chosen |= {"conv:width": 3, "conv:kernel": 1}
+    fliqs_keras.FormatAssignment(chosen).apply_to(model)
+    small = nas.extract(model)
+    assert small.get_layer("conv").kernel.shape == (1, 1, 2, 3)
+    assert small.get_layer("head").kernel.shape == (48, 3)
+    assert_same(predict(small, x), predict(model, x))
+
+
+def test_formats_are_searched_after_the_architecture():
+    model = make_one_block()
+    small = nas.extract(model, ["INT2", "INT6"])
+    options = {d.name: [f.name for f in d.options] for d in decisions(small)}
+    names = ["conv", "depth", "point", "head"]
+    assert options == dict.fromkeys(names, ["INT2", "INT6"])
+
+
 @pytest.mark.tensorflow
 def test_extracted_model_saves_and_exports(tmp_path):
     model, x = make("inverted_residual")

@@ -13,7 +13,12 @@ from fliqs_keras import _keras
 from fliqs_keras.export.signature import flatten_outputs
 from fliqs_keras.quantized_layers import CallHook, use_hook
 
-__all__ = ["convert", "unrolled_function"]
+__all__ = ["LARGE_BYTES", "convert", "unrolled_function"]
+
+# Smaller weights are constants of the graph that is traced, which takes a
+# third of the time of a file with variables. But TensorFlow copies graphs
+# dozens of times: of 100 MB of constants it takes 7.6 GB.
+LARGE_BYTES = 2**20
 
 _SIGNATURE = "serving_default"
 _FOREIGN_OP = re.compile(r"\b(?:Flex|tf\.)([A-Z]\w+)")
@@ -21,9 +26,6 @@ _FOREIGN_OP = re.compile(r"\b(?:Flex|tf\.)([A-Z]\w+)")
 
 def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
     """Converts a model in inference, with a hook in its quantized layers.
-
-    The weights are constants of the graph that is traced, which takes a
-    third of the time of a file with variables.
 
     Args:
         model: The model.
@@ -46,7 +48,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
         graph = serve.get_concrete_function()
         module = tf.Module()
         module.serve = serve
-        # Of layers that hold variables which are not Keras's.
+        # Large weights, and variables that layers hold which are not Keras's.
         module.others = list(graph.variables)
         tf.saved_model.save(module, folder, signatures={_SIGNATURE: graph})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
@@ -61,7 +63,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> bytes:
 def unrolled_function(
     model: keras.Model, specs: Any, hook: CallHook
 ) -> Iterator[tf.types.experimental.PolymorphicFunction]:
-    """A traced function of a model in inference, with all weights constant.
+    """A traced function of a model in inference, with small weights constant.
 
     Recurrent layers unroll their steps meanwhile: runtimes have no such loop.
 
@@ -80,6 +82,7 @@ def unrolled_function(
     """
     leaves = keras.tree.flatten(specs)
     values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
+    values = [(v, x) for v, x in values if x.nbytes < LARGE_BYTES]
 
     @tf.function(input_signature=leaves, autograph=False)
     def serve(*inputs):

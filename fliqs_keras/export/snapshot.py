@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fliqs_keras.export import converter
 from fliqs_keras.export.specs import ActivationSpec, LayerSpec, WeightSpec
 from fliqs_keras.quantized_layers import CallHook, QuantizedLayer
 from fliqs_keras.quantizers import SwitchableQuantizer
@@ -47,9 +48,15 @@ class Snapshot(CallHook):
             for layer in layers
             for variable, quantizer in layer.quantized_weights()
         }
+        self._held = {
+            key: tf.Variable(value, trainable=False)
+            if value.nbytes >= converter.LARGE_BYTES
+            else value
+            for key, value in self._weights.items()
+        }
 
     def weight(self, layer, variable, quantizer):
-        return tf.constant(self._weights[id(variable)])
+        return tf.convert_to_tensor(self._held[id(variable)])
 
     def enter(self, layer, inputs):
         # A needless marker would keep an activation function from folding.
