@@ -172,7 +172,8 @@ def _shrink(entry: dict[str, Any], layer: keras.Layer, alive: _Alive) -> None:
         for mask in _weight_masks(layer.output_dense):
             config["num_heads"] = _size(mask)
     for mask in _weight_masks(layer):
-        if len(mask.axes) == len(config.get("kernel_size", ())) and mask.acts:
+        # Those of channels count their axis from the end.
+        if mask.axes[0] == 0 and "kernel_size" in config:
             config["kernel_size"] = [_size(mask)] * len(mask.axes)
     for mask in _masks(layer):
         if mask.subject == BRANCH and not _size(mask):
