@@ -28,12 +28,18 @@ class Supernet:
     under samples of these estimates, the one that loses least when it is
     measured itself stays for the rest of the training.
 
+    Formats and sizes compete for one budget, and they are measured early. As
+    the loss falls, what a size adds to it falls alike, but what a format adds
+    does not: relative to the loss, formats matter more in the end.
+
     Args:
         start: Share of the steps in which sizes are random.
         warm_up: Share of those before sizes are wholly random.
         networks: Number of random networks that are measured, for each size
             of each decision besides the largest.
         candidates: Number of choices within the budget that are measured.
+        format_growth: How many times more a format is taken to matter in the
+            end than when it is measured, relative to the loss.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -51,6 +57,7 @@ class Supernet:
     warm_up: float = 0.5
     networks: float = 3.0
     candidates: int = 24
+    format_growth: float = 3.0
 
     needs_data = True
 
@@ -62,12 +69,13 @@ class Supernet:
                     f"Expected `{name}` to be at least 0 and below 1. "
                     f"Received: {name}={value!r}"
                 )
-        if self.networks <= 0 or self.candidates < 1:
-            raise ValueError(
-                "Expected `networks` and `candidates` to be positive. "
-                f"Received: networks={self.networks!r}, "
-                f"candidates={self.candidates!r}"
-            )
+        for name in ("networks", "candidates", "format_growth"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise ValueError(
+                    f"Expected `{name}` to be positive. Received: "
+                    f"{name}={value!r}"
+                )
 
     def controller(
         self,
@@ -172,7 +180,10 @@ class SupernetController(Controller):
         if self._effects is None:
             self._estimate(losses)
         else:
-            self.choice = self._probes[int(np.argmin(losses.mean(axis=1)))]
+            in_the_end = np.log(losses.mean(axis=1)) + [
+                self._growth_of_formats(probe) for probe in self._probes
+            ]
+            self.choice = self._probes[int(np.argmin(in_the_end))]
             self.settled = True
         self._probes = []
 
@@ -265,16 +276,28 @@ class SupernetController(Controller):
             found.append(self._best(self._scores(self._generator)))
         return list(np.unique(found, axis=0))
 
+    def _growth_of_formats(self, choice: np.ndarray) -> float:
+        """Returns what formats will add to the logarithm of the loss yet."""
+        added = sum(
+            self._estimates[decision][option][0] / self._base
+            for decision, option in enumerate(choice)
+            if decision not in self._sized
+        )
+        return (self.config.format_growth - 1.0) * added
+
     def _scores(
         self, generator: np.random.Generator | None = None
     ) -> list[np.ndarray]:
-        """Returns minus what each option adds to the logarithm of the loss."""
+        """Returns minus what each option adds to the logarithm of the loss.
+
+        In the end of the training.
+        """
         scores = []
         for row in self._estimates:
             mean, error = row.T / self._base
             if generator is not None:
                 mean = np.maximum(generator.normal(mean, error), 0.0)
-            scores.append(-mean)
+            scores.append(-self.config.format_growth * mean)
         effects = self._effects.effects(generator)
         for decision, effect in zip(self._sized, effects, strict=True):
             scores[decision] = -effect

@@ -121,6 +121,28 @@ def test_controller_ends_on_the_best_choice_within_budget(target, best):
     assert controller.sensitivity()[0][0].mean > 0
 
 
+# The narrow format adds 0.1 when it is measured and 0.3 in the end, the small
+# size adds 0.25: either meets the budget.
+@pytest.mark.parametrize(
+    ("growth", "best"), [(1.0, [0, 1]), (3.0, [1, 0])], ids=["none", "three"]
+)
+def test_formats_count_for_more_than_they_are_measured(growth, best):
+    costs = CostTable(
+        [np.zeros(2), np.zeros(2)], {(0, 1): np.outer([1, 2], [1, 2])}
+    )
+    controller = Supernet(format_growth=growth).controller(
+        costs, 2.0, 8, [1, 1], seed=0, sizes=[None, (4, 8)]
+    )
+    while not controller.settled:
+        while probes := controller.probes():
+            logs = np.array(
+                [0.1 * (a == 0) + 0.25 * (b == 0) for a, b in probes]
+            )
+            controller.observe(np.exp(logs)[:, None] * np.ones(64))
+        controller.step(0.0, controller.cost)
+    assert controller.choice.tolist() == best
+
+
 def test_sizes_are_largest_first_and_formats_always_widest():
     controller = Supernet(start=0.9, warm_up=0.9).controller(
         COSTS, 16, 1000, [1, 2, 1], seed=0, sizes=OPTIONS
@@ -167,7 +189,13 @@ def test_decisions_about_formats_alone_are_refused():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"start": 1.0}, {"warm_up": -0.1}, {"networks": 0}, {"candidates": 0}],
+    [
+        {"start": 1.0},
+        {"warm_up": -0.1},
+        {"networks": 0},
+        {"candidates": 0},
+        {"format_growth": 0.0},
+    ],
     ids=lambda setting: next(iter(setting)),
 )
 def test_wrong_setting_is_refused(setting):
