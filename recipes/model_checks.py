@@ -40,7 +40,7 @@ def measure_costs(
     excited = sum(n for path, n in macs.items() if "_se_" in path)
     decisions = fliqs_keras.FormatAssignment.from_model(model)
     return {
-        "image_size": model.inputs[0].shape[1],
+        "image_size": model.input_shape[1],
         "parameters": sum(
             math.prod(w.shape) for w in float_model.trainable_weights
         ),
@@ -82,7 +82,7 @@ def check(
     fliqs_keras.FormatAssignment(
         {d: FORMATS[i % 2] for i, d in enumerate(decisions)}
     ).apply_to(model)
-    shape = (_IMAGES, *model.inputs[0].shape[1:])
+    shape = (_IMAGES, *model.input_shape[1:])
     images = np.random.default_rng(0).random(shape).astype("float32")
     start = time.process_time()
     loss = _train_a_step(model, images)

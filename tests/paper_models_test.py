@@ -64,6 +64,7 @@ def test_width_counts(name):
 
 def test_images_in_zero_to_one_reach_the_range_of_the_network():
     model = paper_models.build("mobilenet_v2_0.35", (32, 32, 3), 5)
+    assert model.input_shape == (None, 32, 32, 3)
     rescaling = next(
         x for x in model.layers if isinstance(x, keras.layers.Rescaling)
     )
