@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from benchmarks import peer_environments
@@ -54,10 +54,16 @@ class Worker:
         self._process.stdout.close()
         self._process.wait()
 
-    def train(self, way: str) -> float | str:
-        """Trains a round; returns the seconds of a step, or an error."""
-        print(json.dumps(way), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+    def train(self, way: str) -> list[float] | str:
+        """Trains a round; returns what a step took, or an error.
+
+        In seconds, and in seconds of processor time.
+        """
+        try:
+            print(json.dumps(way), file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         return json.loads(answer) if answer else "The process ended."
 
 
@@ -73,8 +79,9 @@ def measure(config: dict[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         A row for each way: the median over the rounds of its step over the
-        float step of the same round, the quartiles of that, and the median
-        seconds of both; or the error it ended in.
+        float step of the same round, in time and in processor time, which
+        other work of the machine hardly moves, with the quartiles of that;
+        and the median seconds of both; or the error it ended in.
     """
     jit_compile = config["jit_compile"]
     with contextlib.ExitStack() as stack:
@@ -115,18 +122,22 @@ def _statistics(peer, way, seconds, errors) -> dict[str, Any]:
     for key in ((peer, "float"), (peer, way)):
         if key in errors:
             return {"error": errors[key]}
-    step, base = seconds[peer, way], seconds[peer, "float"]
-    ratios = [x / y for x, y in zip(step, base, strict=True)]
-    low, middle, high = (
-        statistics.quantiles(ratios, n=4, method="inclusive")
-        if len(ratios) > 1
-        else ratios * 3
+    steps, bases = (
+        np.array(seconds[peer, way]),
+        np.array(seconds[peer, "float"]),
     )
+    ratios = steps / bases
+    ratio, cpu_ratio = np.median(ratios, axis=0).tolist()
+    step_seconds, step_cpu_seconds = np.median(steps, axis=0).tolist()
+    base_seconds, base_cpu_seconds = np.median(bases, axis=0).tolist()
     return {
-        "ratio": middle,
-        "quartiles": [low, high],
-        "step_seconds": statistics.median(step),
-        "float_step_seconds": statistics.median(base),
+        "ratio": ratio,
+        "cpu_ratio": cpu_ratio,
+        "cpu_quartiles": np.quantile(ratios[:, 1], (0.25, 0.75)).tolist(),
+        "step_seconds": step_seconds,
+        "step_cpu_seconds": step_cpu_seconds,
+        "float_step_seconds": base_seconds,
+        "float_step_cpu_seconds": base_cpu_seconds,
     }
 
 
@@ -150,21 +161,21 @@ def _cell(row: dict[str, Any] | None) -> str:
         return "not timed"
     if "error" in row:
         return f"fails ({row['error'].split(':')[0]})"
-    low, high = row["quartiles"]
-    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+    low, high = row["cpu_quartiles"]
+    return f"{row['cpu_ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _faster(ways, cells) -> list[str]:
     lines = []
     for jit_compile, where in ((False, "Without XLA"), (True, "With XLA")):
-        ours = cells.get((*_OURS, jit_compile), {}).get("ratio")
+        ours = cells.get((*_OURS, jit_compile), {}).get("cpu_ratio")
         if ours is None:
             continue
         faster = [
             f"{peer} ({way}), {ratio / ours:.2f} of its ratio"
             for peer, way in ways
             if peer != _OURS[0]
-            and (ratio := cells[peer, way, jit_compile].get("ratio", ours))
+            and (ratio := cells[peer, way, jit_compile].get("cpu_ratio", ours))
             < ours
         ]
         lines.append(

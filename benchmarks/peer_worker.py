@@ -2,9 +2,9 @@
 
     python -m benchmarks.peer_worker '{"peer": "keras", ...}'
 
-Reads ways to train, in JSON, a line each; answers a line each with the seconds
-of a step, or with the error that the way ends in. Started by
-`benchmarks.peers`.
+Reads ways to train, in JSON, a line each; answers a line each with the median
+step of a round, in seconds and in seconds of processor time, or with the error
+that the way ends in. Started by `benchmarks.peers`.
 """
 
 import json
@@ -37,30 +37,50 @@ class PeerTrainer:
             library.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=config["jit_compile"],
         )
+        self._ends: list[tuple[float, float]] = []
+        # A callback of the peer's own Keras.
+        self._timer = library.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: self._ends.append(
+                (time.perf_counter(), time.process_time())
+            )
+        )
         rng = np.random.default_rng(0)
-        self._steps, batch = config["steps"], config["batch"]
-        count = self._steps * batch
+        batch = config["batch"]
+        count = config["steps"] * batch
         self._x = rng.normal(size=(count, 32, 32, 3)).astype("float32")
         self._y = rng.integers(0, 10, count)
         self._model = model
         self._batch = batch
 
-    def train(self) -> float:
-        """Trains a round; returns the seconds of a step."""
-        start = time.perf_counter()
+    def train(self) -> tuple[float, float]:
+        """Trains a round; returns what its median step took."""
+        self._ends.clear()
         self._model.fit(
-            self._x, self._y, batch_size=self._batch, verbose=0, epochs=1
+            self._x,
+            self._y,
+            batch_size=self._batch,
+            verbose=0,
+            callbacks=[self._timer],
         )
-        return (time.perf_counter() - start) / self._steps
+        seconds, cpu_seconds = np.median(np.diff(self._ends, axis=0), axis=0)
+        return float(seconds), float(cpu_seconds)
 
 
-def make_trainer(way: str, config: dict[str, Any]) -> Any:
-    """Returns what trains in a way: ours, or a peer's."""
-    if config["peer"] == "fliqs_keras":
+class OurTrainer:
+    """Trains as `benchmarks.step_time` does, a round at a time."""
+
+    def __init__(self, way: str, config: dict[str, Any]):
         from benchmarks import step_timing
 
-        return step_timing.Trainer(way, {**config, "network": "chain"})
-    return PeerTrainer(way, config)
+        self._trainer = step_timing.Trainer(way, {**config, "network": "chain"})
+
+    def train(self) -> tuple[float, float]:
+        """Trains a round; returns what its median step took."""
+        timer = self._trainer.train()
+        return tuple(
+            float(np.median(times))
+            for times in (timer.seconds, timer.cpu_seconds)
+        )
 
 
 def main() -> None:
@@ -74,7 +94,9 @@ def main() -> None:
         way = json.loads(line)
         try:
             if way not in trainers:
-                trainers[way] = make_trainer(way, config)
+                is_ours = config["peer"] == "fliqs_keras"
+                kind = OurTrainer if is_ours else PeerTrainer
+                trainers[way] = kind(way, config)
             answer = trainers[way].train()
         # Whatever ends a peer's step is what the table has to say.
         except Exception as error:  # noqa: BLE001

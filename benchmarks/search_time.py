@@ -113,8 +113,11 @@ def main(argv):
         "rounds": ROUNDS.value,
     }
     dataset = data.load(DATASET.value, IDX_FOLDER.value)
-    rows = [measure(name, dataset, config) for name in _NETWORKS.value]
-    step_timing.report(config, rows, OUTPUT.value)
+    rows = []
+    for name in _NETWORKS.value:
+        rows.append(measure(name, dataset, config))
+        # All of it takes long: what is there should not be lost.
+        step_timing.report(config, rows, OUTPUT.value)
 
 
 if __name__ == "__main__":

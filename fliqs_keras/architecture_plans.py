@@ -110,6 +110,7 @@ class _Planner:
         self.quantized = quantized
         self.masks: Masks = collections.defaultdict(list)
         self.widths: dict[int, tuple[Channels, _Sizes]] = {}
+        self.decided: set[str] = set()
 
     def plan(self, choice: SizeChoice) -> None:
         plan, kinds = {
@@ -147,6 +148,19 @@ class _Planner:
     def _sizes(self, choice: SizeChoice, place: Place, built: int) -> _Sizes:
         return _Sizes(place.path + choice.suffix, choice.sizes(built))
 
+    def _new_sizes(
+        self, choice: SizeChoice, place: Place, built: int
+    ) -> _Sizes:
+        """Returns the sizes of a decision of one layer alone."""
+        sizes = self._sizes(choice, place, built)
+        if sizes.decision in self.decided:
+            raise ValueError(
+                f"Expected each layer in one {type(choice).__name__} at most. "
+                f"Received: {place.path!r} in two, one of them {choice}"
+            )
+        self.decided.add(sizes.decision)
+        return sizes
+
     def _plan_width(self, choice: Width, place: Place) -> None:
         channels = self.graph.makes[id(place.layer)].parts[0].root
         if channels.fixed is not None:
@@ -169,17 +183,18 @@ class _Planner:
         layer = place.layer
         self._require_quantized(layer)
         (built, *others) = set(layer.kernel_size)
+        is_odd = built % 2 == 1 and not others
         is_kept = max(layer.strides) <= min(choice.options)
-        if others or layer.padding != "same" or not is_kept:
+        if not is_odd or layer.padding != "same" or not is_kept:
             raise ValueError(
-                "Expected layers with a kernel of one size along all axes, "
+                "Expected layers with a kernel of one odd size along all axes, "
                 'padding="same" and strides of at most the smallest option, '
                 "whose outputs keep their shape. Received: "
                 f"{choice}, which selects {place.path!r} with "
                 f"kernel_size={layer.kernel_size}, padding={layer.padding!r} "
                 f"and strides={layer.strides}"
             )
-        sizes = self._sizes(choice, place, built)
+        sizes = self._new_sizes(choice, place, built)
         ranks = [abs(2 * i + 1 - built) for i in range(built)]
         axes = range(len(layer.kernel_size))
         self.masks[id(layer)].append(sizes.mask(ranks, WEIGHT, axes))
@@ -191,7 +206,7 @@ class _Planner:
                 "Expected attention without gates. Received: "
                 f"{choice}, which selects {place.path!r} with use_gate=True"
             )
-        sizes = self._sizes(choice, place, attention.num_heads)
+        sizes = self._new_sizes(choice, place, attention.num_heads)
         ranks = range(attention.num_heads)
         for layer in (
             attention.query_dense,
@@ -210,13 +225,15 @@ class _Planner:
         ]
 
     def _plan_skip(self, choice: Skip, place: Place) -> None:
-        block = find_residual_block(self.graph.calls, place.layer)
+        block = find_residual_block(
+            self.graph.calls, self.graph.returned, place.layer
+        )
         if not isinstance(block, ResidualBlock):
             raise ValueError(
                 "Expected `Add` layers that end a residual block. Received: "
                 f"{choice}, which selects {place.path!r}, {block}"
             )
-        sizes = self._sizes(choice, place, 1)
+        sizes = self._new_sizes(choice, place, 1)
         mask = sizes.mask([0], BRANCH, [block.branch])
         self.masks[id(place.layer)].append(mask)
         inside = {id(layer) for layer in block.layers}

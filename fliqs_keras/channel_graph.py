@@ -71,8 +71,10 @@ _MERGING = (
     keras.layers.Subtract,
 )
 _MIXING_ACTIVATIONS = (
-    keras.activations.softmax,
+    keras.activations.glu,
     keras.activations.log_softmax,
+    keras.activations.softmax,
+    keras.activations.sparsemax,
 )
 
 
@@ -142,6 +144,7 @@ class ChannelGraph:
 
     Attributes:
         calls: The calls of its graph, in order.
+        returned: Numbers of the tensors that it returns.
         reads: Layout of the first input of each layer, by its `id`.
         makes: Layout of the first output of each layer, by its `id`.
 
@@ -157,7 +160,7 @@ class ChannelGraph:
                 "which layers read the same channels. Received: model "
                 f"{model.name!r} ({type(model).__name__})"
             )
-        self.calls, returned = graph
+        self.calls, self.returned = graph
         self.reads: dict[int, Layout] = {}
         self.makes: dict[int, Layout] = {}
         self._layouts: dict[int, Layout] = {}
@@ -167,7 +170,7 @@ class ChannelGraph:
             self._layouts[number] = layout
         for call in self.calls:
             self._read(call)
-        for number in returned:
+        for number in self.returned:
             self._layouts[number].fix("they are outputs of the model")
 
     def _read(self, call: _keras.GraphCall) -> None:

@@ -146,10 +146,13 @@ class _Alive:
 def _build_small(model: keras.Model, alive: _Alive) -> keras.Model:
     with as_float(model):
         config = model.get_config()
+    layers = {layer.name: layer for layer in model.layers}
     for entry in config["layers"]:
         # They are built anew, for other shapes.
         entry.pop("build_config", None)
-        _shrink(entry, model.get_layer(entry["config"]["name"]), alive)
+        # The input of a sequential model is none of its layers.
+        if (layer := layers.get(entry["config"]["name"])) is not None:
+            _shrink(entry, layer, alive)
     return class_of(model).from_config(config)
 
 
@@ -169,7 +172,8 @@ def _shrink(entry: dict[str, Any], layer: keras.Layer, alive: _Alive) -> None:
         for mask in _weight_masks(layer.output_dense):
             config["num_heads"] = _size(mask)
     for mask in _weight_masks(layer):
-        if len(mask.axes) == len(config.get("kernel_size", ())) and mask.acts:
+        # Those of channels count their axis from the end.
+        if mask.axes[0] == 0 and "kernel_size" in config:
             config["kernel_size"] = [_size(mask)] * len(mask.axes)
     for mask in _masks(layer):
         if mask.subject == BRANCH and not _size(mask):

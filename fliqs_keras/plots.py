@@ -373,7 +373,15 @@ def _is_format(name: str | None) -> bool:
 
 
 def _by_bits(names) -> list[str]:
-    return sorted({*names}, key=lambda name: (parse_format(name).bits, name))
+    # Sizes are written in digits, as JSON has keys.
+    return sorted(
+        {*names},
+        key=lambda name: (
+            name.isdigit(),
+            int(name) if name.isdigit() else parse_format(name).bits,
+            name,
+        ),
+    )
 
 
 def _colors(names) -> dict[str, Any]:

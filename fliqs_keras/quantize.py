@@ -116,7 +116,10 @@ def apply(
     )
     choices = _hold_masks(choices, places, masks)
     # All of them are made, and so checked, before any layer is changed.
-    made = [make_quantizers(c.layer, c.config) for c in choices]
+    made = [
+        make_quantizers(layer, config, masks.get(id(layer), ()))
+        for layer, config in choices
+    ]
     for choice, quantizers in zip(choices, made, strict=True):
         layer, config = choice
         quantize_layer(layer, config, quantizers, masks.get(id(layer), ()))

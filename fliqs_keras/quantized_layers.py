@@ -254,17 +254,20 @@ class LayerQuantizers(NamedTuple):
 
 
 def make_quantizers(
-    layer: keras.layers.Layer, config: SwitchableQuantizeConfig
+    layer: keras.layers.Layer,
+    config: SwitchableQuantizeConfig,
+    masks: Sequence[SizeMask] = (),
 ) -> LayerQuantizers:
     """Makes the quantizers of a layer, which stays as it is.
 
     Args:
         layer: A layer whose variables exist.
         config: Its config, with formats.
+        masks: Its sizes that can be switched.
 
     Raises:
         ValueError: If the layer is quantized already, by Keras or here, or
-            if the config does not fit it.
+            if the config or the masks do not fit it.
     """
     if getattr(layer, "quantization_mode", None) is not None:
         raise ValueError(
@@ -273,6 +276,14 @@ def make_quantizers(
             "model as it was before `model.quantize`"
         )
     weights = config.get_weights_and_quantizers(layer)
+    has_masks = any(mask.subject == WEIGHT for mask in masks)
+    if has_masks and [v is layer.kernel for v, _ in weights] != [True]:
+        raise ValueError(
+            "Expected layers of which the kernel alone is quantized, to "
+            f"choose their size. Received: layer {layer.name!r}, of which "
+            f"{[v.name for v, _ in weights]} are. Leave it out of the "
+            "architecture"
+        )
     outputs = config.get_output_quantizers(layer)
     if len(outputs) > 1:
         raise ValueError(

@@ -21,12 +21,13 @@ class ResidualBlock(NamedTuple):
 
 
 def find_residual_block(
-    calls: Sequence[_keras.GraphCall], add: keras.Layer
+    calls: Sequence[_keras.GraphCall], returned: set[int], add: keras.Layer
 ) -> ResidualBlock | str:
     """Finds the residual block that an `Add` layer ends.
 
     Args:
         calls: The calls of the graph, in order.
+        returned: The tensors that the model returns.
         add: The layer.
 
     Returns:
@@ -47,6 +48,8 @@ def find_residual_block(
     made_in_branch = (
         behind[branch] - behind[shortcut] - {end.inputs[shortcut]}
     ) | {end.inputs[branch]}
+    if made_in_branch & returned:
+        return "of whose branch the model returns a tensor"
     inside = [c for c in calls if made_in_branch & set(c.outputs)]
     for call in calls:
         reads_branch = made_in_branch & set(call.inputs)

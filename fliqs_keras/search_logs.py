@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import logging
 
-from fliqs_keras.formats import parse_format
+from fliqs_keras.formats import Format
+from fliqs_keras.options import parse_option, width_of
 
 __all__ = ["read_search_log"]
 
@@ -30,7 +31,8 @@ class SearchLog:
       `search/baseline`, those that the controller has;
     - `probability/<decision>/<format>`, of a controller with a policy, and a
       histogram `probabilities/<format>` over the decisions;
-    - `sample/<decision>`, the bits of the format that the step trained in,
+    - `sample/<decision>`, the bits of the format that the step trained in (or
+      the size),
       and a histogram `sample/bits` over the decisions.
 
     Args:
@@ -66,13 +68,14 @@ class SearchLog:
             for name in _SCALARS:
                 if name in record:
                     tf.summary.scalar(f"search/{name}", record[name], step)
-            bits = {
-                decision: parse_format(name).bits
-                for decision, name in record["formats"].items()
-            }
-            for decision, number in bits.items():
-                tf.summary.scalar(f"sample/{decision}", number, step)
-            tf.summary.histogram("sample/bits", list(bits.values()), step)
+            bits = []
+            for decision, value in record["formats"].items():
+                option = parse_option(value)
+                width = width_of(option)
+                tf.summary.scalar(f"sample/{decision}", width, step)
+                if isinstance(option, Format):
+                    bits.append(width)
+            tf.summary.histogram("sample/bits", bits, step)
             by_format: dict[str, list[float]] = {}
             for decision, row in record.get("probabilities", {}).items():
                 for name, probability in row.items():
@@ -95,9 +98,9 @@ def read_search_log(path: str | os.PathLike) -> list[dict[str, Any]]:
         controller was doing (`"widest"`, `"delay"`, `"search"` or
         `"settled"`); `loss` of the batch; `cost` of its formats and `target`;
         `formats`, from decision to the name of the format that the step
-        trained in; and, where the controller has them, `entropy`, `reward`,
-        `baseline` and `probabilities`, from decision to format to
-        probability, from which the formats were sampled.
+        trained in, or to a size; and, where the controller has them,
+        `entropy`, `reward`, `baseline` and `probabilities`, from decision to
+        format to probability, from which the formats were sampled.
 
     Raises:
         ValueError: If there is no log, or it holds anything else.

@@ -271,7 +271,7 @@ class SearchSpace:
             model, self.architecture, places, [p.layer for p in plans]
         )
         for layer, config in plans:
-            made = make_quantizers(layer, config)
+            made = make_quantizers(layer, config, masks.get(id(layer), ()))
             quantizers = [q for _, q in made.weights] + [*made[1:]]
             for quantizer in quantizers:
                 if quantizer is not None:

@@ -89,8 +89,16 @@ class Supernet:
             seed: Seed of the random sizes.
             others: Budgets of other costs.
             sizes: The options of each decision about a size, and `None` for
-                each decision about a format.
+                each decision about a format. One at least is about a size.
+
+        Raises:
+            ValueError: If none is about a size.
         """
+        if not any(options is not None for options in sizes or ()):
+            raise ValueError(
+                "Expected decisions about sizes. Received: decisions about "
+                "formats alone. Use `controller='sensitivity'`"
+            )
         return SupernetController(
             costs, target, total_steps, widest, sizes, self, seed, others
         )
@@ -110,6 +118,8 @@ class SupernetController(Controller):
         seed: Seed of the random sizes.
         others: Budgets of other costs.
     """
+
+    probe_rounds = 2
 
     def __init__(
         self,
@@ -133,9 +143,8 @@ class SupernetController(Controller):
         self._probes: list[np.ndarray] = []
         self._effects: SizeEffects | None = None
         self._estimates = [np.zeros((len(r), 2)) for r in self.costs.rows]
+        self._base = 1.0
         self.choice = self._widest
-
-    probe_rounds = 2
 
     def probes(self) -> list[np.ndarray]:
         if self.settled or self._steps < self._start_step:
@@ -153,6 +162,12 @@ class SupernetController(Controller):
                 "Expected finite losses of the networks that are compared. "
                 "Received: NaN or infinity. Check that the model trains at "
                 "this learning rate, and that `data` is as in training"
+            )
+        if (losses.mean(axis=1) <= 0).any():
+            raise ValueError(
+                "Expected positive losses, whose logarithm is estimated. "
+                f"Received: a mean loss of {losses.mean(axis=1).min():.3g}. "
+                "Use `controller='reinforce'`"
             )
         if self._effects is None:
             self._estimate(losses)

@@ -239,14 +239,8 @@ def run(
         x_train=dataset.x_train[:size],
         y_train=dataset.y_train[:size],
     )
-    lines = ResultLines(workdir / "results.jsonl")
     trainer = Trainer(dataset, config)
-    for wanted in runs:
-        if lines.find(dataclasses.asdict(wanted)) is None:
-            result = trainer.do(wanted)
-            if result is not None:
-                lines.add(result)
-                print(wanted, result["accuracy"], flush=True)
+    ResultLines(workdir / "results.jsonl").complete(runs, trainer.do)
 
 
 def draw(workdir: pathlib.Path) -> str:

@@ -196,13 +196,8 @@ def run(
         ValueError: If it holds results of another configuration.
     """
     training.claim(workdir, config)
-    lines = ResultLines(workdir / "results.jsonl")
     trainer = Trainer(dataset, config)
-    for wanted in runs:
-        if lines.find(dataclasses.asdict(wanted)) is None:
-            result = trainer.do(wanted)
-            lines.add(result)
-            print(wanted, result["accuracy"], flush=True)
+    ResultLines(workdir / "results.jsonl").complete(runs, trainer.do)
 
 
 def draw(workdir: pathlib.Path) -> str:

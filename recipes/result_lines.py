@@ -1,8 +1,9 @@
 """Results of a study in a file, one a line, so that it can be continued."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -37,6 +38,25 @@ class ResultLines:
             if all(result.get(k) == v for k, v in wanted.items()):
                 return result
         return None
+
+    def complete(
+        self,
+        runs: Iterable[Any],
+        do: Callable[[Any], Mapping[str, Any] | None],
+    ) -> None:
+        """Does the runs whose results are not there yet.
+
+        Args:
+            runs: Dataclasses, whose fields the results hold.
+            do: Does a run and returns its result, or `None` if it cannot be
+                done.
+        """
+        for run in runs:
+            if self.find(dataclasses.asdict(run)) is None:
+                result = do(run)
+                if result is not None:
+                    self.add(result)
+                    print(run, result["accuracy"], flush=True)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Writes a result to the end of the file."""

@@ -113,7 +113,16 @@ def check_model(model, tmp_path):
     return quantized, x
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # It alone takes as long as several of the others.
+        pytest.param(name, marks=pytest.mark.full_size)
+        if name == "NASNetMobile"
+        else name
+        for name in FAMILIES
+    ],
+)
 def test_family(name, tmp_path):
     model, _ = check_model(build_family(name), tmp_path)
     summary = fliqs_keras.summary(model)

@@ -81,7 +81,6 @@ WRONG_FLAGS = [
     ("search", ["--epoch=3"], "Did you mean: epochs"),
     ("search", ["--epochs=0"], "0 is not a positive integer"),
     ("search", ["--epochs=many"], "invalid literal"),
-    ("search", ["--dataset=imagenet"], "digits"),
     ("search", ["--model=resnet"], "path of a .keras file"),
     ("search", ["--controller=luck"], "<sensitivity|reinforce>"),
     ("train", ["--batch_size=-1"], "positive integer"),
@@ -96,6 +95,8 @@ WRONG_FLAGS = [
 ]
 WRONG_SETTINGS = [
     ("search", ["--model=none.keras", "--epochs=1"], "which is not there"),
+    ("search", ["--dataset=imagenet"], "'digits'"),
+    ("nas_study", ["--draw_only", "--workdir=none"], "without --draw_only"),
     ("search", [*SMALL, "--formats=INT4,INT99"], "of 2 to 16 bits"),
     ("search", [*SMALL, "--formats=INT8"], "trains without a search"),
     ("search", [*SMALL, "--target_format=INT5"], "INT5"),

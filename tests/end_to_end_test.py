@@ -410,7 +410,7 @@ def test_apply_refuses(change, message):
         (["INT4"], ("INT4", 1.0), "at least two formats"),
         (["INT4", "INT8"], ("INT4", 0.9), "between"),
         (["INT4", "INT8"], ("INT8", 1.1), "between"),
-        (["INT4", "INT8"], ("INT3", 1.1), "one of the formats"),
+        (["INT4", "INT8"], ("INT3", 1.1), "one of the options"),
     ],
     ids=["no_apply", "one_option", "too_cheap", "too_dear", "foreign_format"],
 )

@@ -15,7 +15,7 @@ from tests.nas_models import FAMILIES, inverted_residual_net
 
 # 70 of each family were tried; these are enough to see that something broke.
 # JAX compiles each operation anew for every shape.
-SAMPLES = 3 if IS_TENSORFLOW else 1
+SAMPLES = 2 if IS_TENSORFLOW else 1
 
 
 def make(family, every_tensor=None):
@@ -66,6 +66,103 @@ def test_extracted_model_is_the_searched_one(family):
     assert small.count_params() < model.count_params()
 
 
+def test_sequential_model_is_extracted():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.Conv2D(8, 3, padding="same", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    choices = [nas.Width("conv", [3, 8]), nas.KernelSize("conv", [1, 3])]
+    model = fliqs_keras.apply(
+        model, SearchSpace(["INT4", "INT8"], architecture=choices)
+    )
+    x = np.random.default_rng(0).normal(size=(6, 4, 4, 2)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    chosen = {"conv": "INT4", "head": "INT8"}
+    chosen |= {"conv:width": 3, "conv:kernel": 1}
+    fliqs_keras.FormatAssignment(chosen).apply_to(model)
+    small = nas.extract(model)
+    assert small.get_layer("conv").kernel.shape == (1, 1, 2, 3)
+    assert small.get_layer("head").kernel.shape == (48, 3)
+    assert_same(predict(small, x), predict(model, x))
+
+
+def test_convolution_over_sequences_keeps_its_kernel_size():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 2)),
+            layers.Conv1D(8, 5, padding="same", name="first"),
+            layers.Conv1D(4, 5, padding="same", name="second"),
+            layers.GlobalAveragePooling1D(name="pool"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    choices = [nas.Width("first", [3, 8]), nas.KernelSize("second", [1, 5])]
+    model = fliqs_keras.apply(
+        model, SearchSpace(["INT4", "INT8"], architecture=choices)
+    )
+    x = np.random.default_rng(0).normal(size=(6, 6, 2)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    chosen = dict(fliqs_keras.FormatAssignment.from_model(model))
+    for kernel_size in (5, 1):
+        chosen |= {"first:width": 3, "second:kernel": kernel_size}
+        fliqs_keras.FormatAssignment(chosen).apply_to(model)
+        small = nas.extract(model)
+        kernel = small.get_layer("second").kernel
+        assert kernel.shape == (kernel_size, 3, 4)
+        assert_same(predict(small, x), predict(model, x))
+
+
+def test_search_of_sizes_is_logged_and_drawn(tmp_path):
+    model = make_one_block()
+    model.compile("sgd", "mse")
+    x = np.zeros((16, 6, 6, 3), "float32")
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 0.4), controller="reinforce", seed=0, log_dir=tmp_path
+    )
+    y = np.zeros((16, 2), "float32")
+    model.fit(x, y, batch_size=4, callbacks=[search], verbose=0)
+    records = fliqs_keras.read_search_log(tmp_path)
+    assert records[0]["formats"]["conv:width"] in (4, 8)
+    figure = fliqs_keras.plots.policy(records)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:4] == [
+        f"probability of {name}" for name in ("INT4", "INT8", "0", "1")
+    ]
+
+
+def test_kernel_must_be_what_is_quantized():
+    config = fliqs_keras.SwitchableQuantizeConfig(
+        ("kernel", "bias"), {"kernel": (-1,), "bias": (-1,)}
+    )
+    space = SearchSpace(["INT8"], architecture=nas.Width("conv", [4, 8]))
+    with pytest.raises(ValueError, match="kernel alone is quantized"):
+        fliqs_keras.apply(
+            other_nets(lambda x: x), space, quantize_configs={"conv": config}
+        )
+
+
+def test_branch_that_the_model_returns_is_refused():
+    inputs = keras.Input((4,))
+    y = layers.Dense(4, name="branch")(inputs)
+    model = keras.Model(inputs, [layers.Add(name="sum")([inputs, y]), y])
+    space = SearchSpace(["INT8"], architecture=nas.Skip("sum"))
+    with pytest.raises(ValueError, match="branch the model returns"):
+        fliqs_keras.apply(model, space)
+
+
+def test_formats_are_searched_after_the_architecture():
+    model = make_one_block()
+    small = nas.extract(model, ["INT2", "INT6"])
+    options = {d.name: [f.name for f in d.options] for d in decisions(small)}
+    names = ["conv", "depth", "point", "head"]
+    assert options == dict.fromkeys(names, ["INT2", "INT6"])
+
+
 @pytest.mark.tensorflow
 def test_extracted_model_saves_and_exports(tmp_path):
     model, x = make("inverted_residual")
@@ -87,7 +184,7 @@ def test_skipped_block_keeps_the_quantizer_of_its_sum():
     assert_same(predict(nas.extract(model), x), predict(model, x))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["inverted_residual", "transformer"])
 def test_searchable_model_saves(family, tmp_path):
     model, x = make(family)
     assignment = sample(model, np.random.default_rng(2))
@@ -214,6 +311,21 @@ REFUSED = {
         lambda x: layers.Conv2D(8, 3, name="valid")(x),
         nas.KernelSize("valid", [1, 3]),
         'padding="same"',
+    ),
+    "gated": (
+        lambda x: layers.Activation("glu", name="glu")(x),
+        nas.Width("conv", [4, 8]),
+        "'glu' .Activation. does not treat",
+    ),
+    "even_kernel": (
+        lambda x: layers.Conv2D(8, 4, padding="same", name="even")(x),
+        nas.KernelSize("even", [1, 3]),
+        "one odd size",
+    ),
+    "twice": (
+        lambda x: x,
+        [nas.KernelSize("conv", [1, 3]), nas.KernelSize("co*", [3])],
+        "in one KernelSize at most",
     ),
     "strides": (
         lambda x: layers.Conv2D(8, 3, 2, padding="same", name="strided")(x),

@@ -151,6 +151,20 @@ def test_losses_that_are_no_numbers_are_refused():
         controller.observe(np.full((len(probes), 3), np.nan))
 
 
+def test_losses_without_a_logarithm_are_refused():
+    controller = SupernetController(COSTS, 8, 10, [1, 2, 1], OPTIONS)
+    for _ in range(4):
+        controller.step(0.0, 0.0)
+    probes = controller.probes()
+    with pytest.raises(ValueError, match="positive losses"):
+        controller.observe(np.full((len(probes), 3), -1.0))
+
+
+def test_decisions_about_formats_alone_are_refused():
+    with pytest.raises(ValueError, match="decisions about sizes"):
+        Supernet().controller(COSTS, 8, 10, [1, 2, 1], sizes=[None] * 3)
+
+
 @pytest.mark.parametrize(
     "setting",
     [{"start": 1.0}, {"warm_up": -0.1}, {"networks": 0}, {"candidates": 0}],
