@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import resource
 import tempfile
 import time
 from typing import Any
@@ -16,7 +17,7 @@ from recipes import paper_models
 FORMATS = ("INT4", "INT8", "BF16")
 
 # One would leave nothing to normalize where the last features are one pixel.
-_IMAGES = 4
+IMAGES = 4
 
 
 def measure_costs(
@@ -69,8 +70,8 @@ def check(
 
     Returns:
         The loss, the range of the outputs, what the export left in float, the
-        size of the file, how far it is from Keras, and the seconds of a CPU
-        that all took.
+        size of the file, how far it is from Keras, the seconds of a CPU that
+        all took, and the peak memory of the process in megabytes.
     """
     keras.utils.set_random_seed(0)
     float_model = paper_models.build(name, input_shape)
@@ -82,7 +83,7 @@ def check(
     fliqs_keras.FormatAssignment(
         {d: FORMATS[i % 2] for i, d in enumerate(decisions)}
     ).apply_to(model)
-    shape = (_IMAGES, *model.input_shape[1:])
+    shape = (IMAGES, *model.input_shape[1:])
     images = np.random.default_rng(0).random(shape).astype("float32")
     start = time.process_time()
     loss = _train_a_step(model, images)
@@ -99,6 +100,7 @@ def check(
         "loss": loss,
         "output_range": float(np.ptp(model(images, training=False))),
         "seconds": seconds,
+        "peak_megabytes": _peak_megabytes(),
         "file_bytes": report.file_bytes,
         "left_in_float": [row.path for row in report.left_in_float],
         "agrees": found.agrees,
@@ -118,3 +120,8 @@ def _train_a_step(model: keras.Model, images: np.ndarray) -> float:
         jit_compile=False,
     )
     return float(model.train_on_batch(images, np.arange(len(images))))
+
+
+def _peak_megabytes() -> float:
+    # Linux counts in kilobytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,12 +5,15 @@
 takes each at its full size from `apply` to a file, in about an hour.
 """
 
+import json
 import math
 import sys
 
 import keras
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from recipes import deit, model_checks, model_table, models, paper_models
 
@@ -145,7 +148,33 @@ def test_check_and_table():
     )
     assert "29.23 / 116.9 / 467.7" in page
     assert "| ok |" in page and "| **x** |" in page
+    assert 0.1 < check["peak_megabytes"] / 1e3 < 20
     assert "Not run yet: deit_tiny." in page
+
+
+def test_table_measures_what_is_not_yet_measured_cheapest_first(
+    tmp_path, monkeypatch
+):
+    gmacs = {name: -i for i, name in enumerate(model_table.NETWORKS)}
+    done, page = [], tmp_path / "models.md"
+
+    def measure(what, name, folder):
+        if done:
+            # What came before is in both tables already.
+            assert page.read_text().count(f"| {done[-1]} |") == 2
+        done.append(name)
+        (folder / f"{name}.{what}.json").write_text('{"failed": "x"}')
+
+    monkeypatch.setattr(model_table, "measure", measure)
+    for name in model_table.NETWORKS:
+        costs = {"failed": "x", "gmacs": gmacs[name]}
+        (tmp_path / f"{name}.costs.json").write_text(json.dumps(costs))
+    (tmp_path / "deit_small.check.json").write_text('{"failed": "x"}')
+    with flagsaver.flagsaver():
+        flags.FLAGS(["x", f"--measurements={tmp_path}", f"--page={page}"])
+        model_table.main([])
+    wanted = sorted({*gmacs} - {"deit_small"}, key=gmacs.get)
+    assert done == wanted
 
 
 @pytest.mark.slow
