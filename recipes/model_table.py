@@ -139,9 +139,10 @@ def _cost_cells(name: str, row: Mapping[str, Any]) -> list[Any]:
 
 def _check_cells(name: str, row: Mapping[str, Any]) -> list[Any]:
     seconds = row["seconds"]
+    memory = row.get("peak_megabytes")
     return [
         *(f"{seconds[s]:.0f} s" for s in ("apply", "first step", "export")),
-        f"{row['peak_megabytes'] / 1e3:.1f}",
+        f"{memory / 1e3:.1f}" if memory else "—",
         f"{row['file_bytes'] / 1e6:.1f}",
         len(row["left_in_float"]),
         *(f"{row['differences'][w]:.0e}" for w in ("xnnpack", "builtin")),
@@ -180,9 +181,9 @@ _REMARKS = """\
 
 Seconds of one CPU core: `apply` with INT4, INT8 and BF16, one training step of
 {images} images with INT4 and INT8 in turn (most of it is tracing), and
-`export_tflite` in dequantize mode; then the peak memory of the process, which
-verifies the file, too. Weights left in float are those that were to be stored
-in low bits and could not.
+`export_tflite` in dequantize mode. Then the peak memory of the process, which
+verifies the file, too (a dash: not measured). Weights left in float are those
+that were to be stored in low bits and could not.
 
 The difference is the mean one from the outputs of Keras, as a part of their
 range: of the file run with XNNPACK, by the built-in kernels of LiteRT, and of
