@@ -3,7 +3,11 @@
 import keras
 from keras import layers
 
-NETWORKS = ("chain", "residual", "mobilenet_v2")
+from recipes.mobile_networks import SMALL_MOBILE_NET
+
+# Its sizes can be searched, too.
+SIZED = "mobile_sizes"
+NETWORKS = ("chain", "residual", "mobilenet_v2", SIZED)
 
 
 def build(name: str, depth: int = 6) -> keras.Model:
@@ -13,7 +17,8 @@ def build(name: str, depth: int = 6) -> keras.Model:
         name: `"chain"`: convolutions of 32 filters on 32x32 images.
             `"residual"`: three stages of residual blocks of 16 to 64 filters
             on 32x32 images, a ResNet-20. `"mobilenet_v2"`: MobileNetV2 on
-            96x96 images.
+            96x96 images. `"mobile_sizes"`: the largest network of
+            `recipes.nas_study` on 28x28 images.
         depth: Number of convolutions of the chain.
 
     Raises:
@@ -25,6 +30,8 @@ def build(name: str, depth: int = 6) -> keras.Model:
         return keras.applications.MobileNetV2(
             (96, 96, 3), weights=None, classes=10, classifier_activation=None
         )
+    if name == SIZED:
+        return SMALL_MOBILE_NET.build_largest((28, 28, 1), 10)
     x = image = keras.Input((32, 32, 3))
     if name == "chain":
         for _ in range(depth):

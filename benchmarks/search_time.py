@@ -1,8 +1,8 @@
-"""Times whole searches beside trainings of the same network in one format.
+"""Times whole searches beside trainings in one format and in float.
 
     python -m benchmarks.search_time --dataset=fashion_mnist --epochs=1
 
-Both take turns, after a training each that traces. What counts is `fit`, with
+All take turns, after a training each that traces. What counts is `fit`, with
 all that the search does in it, in processor time: other work of the machine
 hardly enters that. With `--searched_network=mobile_sizes` the search is one of
 sizes and formats, and what it is compared with is the largest network. Prints
@@ -57,7 +57,7 @@ class FitTimer:
 def measure(
     network: str, dataset: data.Dataset, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Times trainings in one format and searches, in turns.
+    """Times trainings in float, in one format, and searches, in turns.
 
     Args:
         network: One of `recipes.models.MODELS`, or `SIZES`.
@@ -65,8 +65,8 @@ def measure(
         config: `rounds`, `epochs`, `batch_size` and `learning_rate`.
 
     Returns:
-        Seconds of processor time of a training in one format (median), and
-        the ratio of searches to it: median, least and largest of the rounds.
+        Seconds of processor time of a training in float (median), and ratios:
+        median, least and largest of the rounds.
     """
     shape = dataset.x_train.shape[1:], dataset.num_classes
     build = functools.partial(models.build, network, *shape)
@@ -74,32 +74,44 @@ def measure(
     if network == SIZES:
         build = functools.partial(SMALL_MOBILE_NET.build_largest, *shape)
         space, target = SMALL_MOBILE_NET.space(FORMATS), ("INT4", 0.5)
-    fixed = RepeatedTraining(
+    quantized = RepeatedTraining(
         build, dataset, config, fliqs_keras.SearchSpace("INT8")
     )
-    names = fliqs_keras.FormatAssignment.from_model(fixed.model)
-    search = RepeatedTraining(build, dataset, config, space)
+    names = fliqs_keras.FormatAssignment.from_model(quantized.model)
     few = dataset.x_train[:_PROBED], dataset.y_train[:_PROBED]
     find = functools.partial(fliqs_keras.FormatSearch, target, data=few)
-    seconds = {"fixed": [], "search": []}
+    ways = {
+        "float": (RepeatedTraining(build, dataset, config), lambda seed: []),
+        "fixed": (quantized, lambda seed: [fliqs_keras.FixedFormats(names)]),
+        "search": (
+            RepeatedTraining(build, dataset, config, space),
+            lambda seed: [find(seed=seed)],
+        ),
+    }
+    seconds = {name: [] for name in ways}
     for seed in range(config["rounds"] + 1):
-        for name, train, callback in (
-            ("fixed", fixed, fliqs_keras.FixedFormats(names)),
-            ("search", search, find(seed=seed)),
-        ):
+        for name, (train, callbacks) in ways.items():
             timer = FitTimer()
-            train(seed, [timer.first, callback, timer.last])
+            train(seed, [timer.first, *callbacks(seed), timer.last])
             seconds[name].append(timer.seconds)
     # The first round traces.
-    ratios = np.divide(seconds["search"], seconds["fixed"])[1:]
-    return {
+    seconds = {name: np.array(times[1:]) for name, times in seconds.items()}
+    row = {
         "network": network,
-        "fixed_cpu_seconds": float(np.median(seconds["fixed"][1:])),
-        "ratio": float(np.median(ratios)),
-        "least": float(ratios.min()),
-        "largest": float(ratios.max()),
-        "rounds": len(ratios),
+        "rounds": config["rounds"],
+        "float_cpu_seconds": float(np.median(seconds["float"])),
     }
+    for name, base in (
+        ("fixed", "float"),
+        ("search", "fixed"),
+        ("search", "float"),
+    ):
+        ratios = seconds[name] / seconds[base]
+        row[f"{name} / {base}"] = float(np.median(ratios))
+        row[f"{name} / {base}, range"] = (
+            f"{ratios.min():.2f} to {ratios.max():.2f}"
+        )
+    return row
 
 
 def main(argv):

@@ -17,14 +17,19 @@ _NETWORK = flags.DEFINE_enum(
     "timed_network", "chain", networks.NETWORKS, "The network."
 )
 _JIT = flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles a step.")
-_WAYS = flags.DEFINE_list("ways", list(step_timing.WAYS), "Ways to train.")
+_WAYS = flags.DEFINE_list(
+    "ways", None, "Ways to train; all that the network has by default."
+)
 _MEMORY = flags.DEFINE_bool(
     "memory", False, "Measure peak memory, each way in a process of its own."
 )
-flags.register_validator(
-    "ways",
-    lambda ways: set(ways) <= set(step_timing.WAYS),
-    f"Expected some of {', '.join(step_timing.WAYS)}.",
+flags.register_multi_flags_validator(
+    ["ways", "timed_network"],
+    lambda f: (
+        set(f["ways"] or ()) <= set(step_timing.ways_of(f["timed_network"]))
+    ),
+    f"Expected some of {', '.join(step_timing.WAYS)}, of sizes only for "
+    f"--timed_network={networks.SIZED}.",
 )
 
 
@@ -38,7 +43,7 @@ def main(argv):
         "batch": BATCH.value,
         "steps": STEPS.value,
         "rounds": ROUNDS.value,
-        "ways": _WAYS.value,
+        "ways": _WAYS.value or step_timing.ways_of(_NETWORK.value),
     }
     rows = (
         step_timing.measure_memory

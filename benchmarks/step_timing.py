@@ -16,12 +16,14 @@ import numpy as np
 
 import fliqs_keras
 from benchmarks import networks
+from recipes.mobile_networks import SMALL_MOBILE_NET
 
 TWO = ("INT4", "INT8")
 SIXTEEN = (
     *(f"INT{bits}" for bits in range(2, 10)),
     *("E2M1", "E2M2", "E2M3", "E3M2", "E3M3", "E4M3", "E5M2", "BF16"),
 )
+_SIZES = "search of sizes and 2 formats"
 # The formats of each way to train; none for the float network.
 WAYS = {
     "float": (),
@@ -29,7 +31,13 @@ WAYS = {
     "fixed E4M3": ("E4M3",),
     "search of 2 formats": TWO,
     "search of 16 formats": SIXTEEN,
+    _SIZES: TWO,
 }
+
+
+def ways_of(network: str) -> list[str]:
+    """Returns the ways to train a network: not all have sizes to search."""
+    return [w for w in WAYS if w != _SIZES or network == networks.SIZED]
 
 
 class StepTimer(keras.callbacks.Callback):
@@ -60,14 +68,17 @@ class Trainer:
     """Trains one network in one way, a round at a time.
 
     Args:
-        way: One of `WAYS`.
+        way: One of `ways_of` the network.
         config: The settings, by the names of the flags.
     """
 
     def __init__(self, way: str, config: dict[str, Any]):
         keras.utils.set_random_seed(0)
         model = networks.build(config["network"], config["depth"])
-        if formats := WAYS[way]:
+        formats = WAYS[way]
+        if way == _SIZES:
+            model = fliqs_keras.apply(model, SMALL_MOBILE_NET.space(formats))
+        elif formats:
             model = fliqs_keras.apply(model, formats)
         model.compile(
             keras.optimizers.SGD(1e-3, momentum=0.9),
@@ -82,6 +93,7 @@ class Trainer:
         self._model = model
         self._batch = config["batch"]
         self._is_search = len(formats) > 1
+        self._has_sizes = way == _SIZES
 
     def train(self) -> StepTimer:
         """Trains a round; returns what its steps took."""
@@ -91,7 +103,8 @@ class Trainer:
             # The paper's controller samples formats at every step.
             callbacks.append(
                 fliqs_keras.FormatSearch(
-                    ("INT4", 1.5),
+                    # Of sizes, less than the largest network in INT4.
+                    ("INT4", 0.5 if self._has_sizes else 1.5),
                     controller=fliqs_keras.Reinforce(settle=0.0),
                     activation_delay=0.0,
                     seed=0,

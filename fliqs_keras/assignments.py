@@ -100,7 +100,10 @@ class FormatAssignment(Mapping):
                 f"Received besides: {sorted(set(self) - names)}"
             )
         indices = [decision.choice_in(self) for decision in model_decisions]
-        FormatSetter(model_decisions)(indices)
+        # One by one: to compile a call that is made once takes longer.
+        for decision, index in zip(model_decisions, indices, strict=True):
+            for switch in decision.switches:
+                switch.index.assign(index)
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Writes the assignment to a JSON file."""

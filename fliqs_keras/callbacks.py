@@ -47,7 +47,7 @@ class FormatSearch(FormatTraining):
       trains in its widest formats. Then each format of each decision is tried
       alone, by forward passes on `data`, and the formats that are estimated
       to add least to the loss within the target stay for the rest of the
-      training. The passes take 8 % of the training at most, or one batch
+      training. The passes take 6 % of the training at most, or one batch
       each.
     - `"supernet"`, the default where there is `data` and sizes are searched,
       too (`fliqs_keras.nas`): the model first trains in random sizes. Then

@@ -23,7 +23,7 @@ _STATISTICS_SHARE = 0.1
 
 # What probes may cost at most, of the training: an example trained counts as
 # three forward passes.
-_PROBE_SHARE = 0.08
+_PROBE_SHARE = 0.06
 _PASSES_OF_TRAINING = 3
 
 

@@ -43,11 +43,11 @@ class Supernet:
     >>> search = fliqs_keras.FormatSearch(
     ...     cost_target=0.01,
     ...     data=(x[:1024], y[:1024]),
-    ...     controller=fliqs_keras.Supernet(start=0.4),
+    ...     controller=fliqs_keras.Supernet(start=0.25),
     ... )
     """
 
-    start: float = 0.4
+    start: float = 0.125
     warm_up: float = 0.5
     networks: float = 3.0
     candidates: int = 24

@@ -50,7 +50,7 @@ _METHODS = flags.DEFINE_multi_enum(
     "method", list(METHODS), list(METHODS), "What is searched"
 )
 _BUDGETS = flags.DEFINE_multi_float(
-    "budget", [0.5, 1.0, 2.0], "Budget, as a multiple of the base network", 0.0
+    "budget", [0.5, 1.0, 1.8], "Budget, as a multiple of the base network", 0.0
 )
 _TRAIN_SIZE = flags.DEFINE_integer(
     "train_size", None, "Number of training examples; all by default.", 1

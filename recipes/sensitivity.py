@@ -7,7 +7,7 @@
 The network trains in the widest of the formats; with the path of a .keras
 file, training goes on from its weights. Then each other format is tried in
 each layer alone, by forward passes on the same training examples. They take
-8 % of the training, so that more epochs are more examples.
+6 % of the training, so that more epochs are more examples.
 
 The work folder then holds config.json, sensitivity.json, sensitivity.md and
 sensitivity.png, and the log of the training in search.jsonl.

@@ -29,6 +29,14 @@ FAMILIES = {
     "VGG16": 32,
     "Xception": 71,
 }
+# Each takes as long as several of the others, and has no layers that they lack.
+LARGE = (
+    "DenseNet121",
+    "EfficientNetV2B0",
+    "InceptionV3",
+    "NASNetMobile",
+    "Xception",
+)
 
 
 def build_family(name):
@@ -116,9 +124,8 @@ def check_model(model, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        # It alone takes as long as several of the others.
         pytest.param(name, marks=pytest.mark.full_size)
-        if name == "NASNetMobile"
+        if name in LARGE
         else name
         for name in FAMILIES
     ],

@@ -1,5 +1,6 @@
 """The benchmarks at tiny size: that they run, and what they report."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -67,10 +68,16 @@ def test_whole_searches_are_timed():
         "batch_size": 256,
         "learning_rate": 1e-3,
     }
-    row = search_time.measure("conv_net", data.load("digits"), config)
+    digits = data.load("digits")
+    few = dataclasses.replace(
+        digits, x_train=digits.x_train[:512], y_train=digits.y_train[:512]
+    )
+    row = search_time.measure("conv_net", few, config)
     assert row["rounds"] == 1
-    assert 0 < row["least"] <= row["ratio"] <= row["largest"]
-    assert row["fixed_cpu_seconds"] > 0
+    assert row["float_cpu_seconds"] > 0
+    # Of one round, whose ratios multiply.
+    product = row["search / fixed"] * row["fixed / float"]
+    assert row["search / float"] == pytest.approx(product)
 
 
 def test_memory_is_measured_in_processes():
@@ -89,6 +96,15 @@ def test_networks_are_of_the_depth_they_say(name, convolutions):
     assert (
         names.count("Conv2D") + names.count("DepthwiseConv2D") == convolutions
     )
+
+
+def test_sizes_are_searched_where_there_are_sizes():
+    (sizes,) = set(step_timing.ways_of("mobile_sizes")) - set(
+        step_timing.ways_of("chain")
+    )
+    config = {**CONFIG, "network": "mobile_sizes", "ways": ["float", sizes]}
+    largest, search = step_timing.measure_time(config)
+    assert search["way"] == sizes and largest["ratio"] == 1
 
 
 def test_sixteen_formats_are_sixteen():

@@ -116,7 +116,7 @@ def test_controller_ends_on_the_best_choice_within_budget(target, best):
         assert rounds == (2 if controller.settled else 0)
         controller.step(0.0, controller.cost)
         steps += 1
-    assert steps == 41
+    assert steps == 13
     assert controller.choice.tolist() == best
     assert controller.sensitivity()[0][0].mean > 0
 
