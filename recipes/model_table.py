@@ -199,19 +199,19 @@ marked. So these outputs show that a file runs, not that it is right.
 `tests/paper_export_test.py` does, on small networks of all families for 32 to
 96 pixels: there Keras takes the codes of the file at each quantizer. The codes
 that it would have taken itself differ by less than 1e-5 of their range in the
-mean, and the outputs by less than 2e-6 of theirs at most. Two files that differ
-by more than Keras were followed in that way:
+mean, and the outputs by less than 2e-6 of theirs at most. Two files run by the
+built-in kernels that differ by more than Keras were looked into:
 
-- `resnet18_0.5`, which is marked below, at full size: 52 codes of 22 layers
-  turn, each by one step and within 1e-3 steps from its tie. On the codes of the
-  file the outputs agree to 2e-7. Keras itself moves by 9e-3, as the file does,
-  if inputs of quantizers move by 1e-7 of the largest. XLA moves it less: it
-  adds as Keras does, while a file has factors of batch normalization in its
-  weights.
-- `deit_64` for 64 pixels by the built-in kernels: inputs of quantizers agree
-  within 4e-7 of their range down to the fourth of twelve blocks. There one of
-  18,432 codes turns, of a value 1e-6 steps from its tie, and the outputs differ
-  by 2e-3. With XNNPACK no code turns, and they differ by 4e-9.
+- `resnet18_0.5`, which is marked below, at full size: on the codes of the file
+  the outputs agree to 2e-7, and 52 codes of all 22 layers turn, each by one
+  step and within 1e-3 steps from its tie. Keras itself moves by 9e-3, as the
+  file does, if inputs of quantizers move by 1e-7 of the largest. Compiled by
+  XLA it moves less, perhaps because a file has factors of batch normalization
+  in its weights; that was not tried.
+- `deit_64` for 64 pixels: inputs of quantizers agree within 4e-7 of their range
+  down to the fourth of twelve blocks. There one of 18,432 codes turns, of a
+  value 1e-6 steps from its tie, and the outputs differ by 2e-3. With XNNPACK
+  they differ by 4e-9.
 """
 
 
