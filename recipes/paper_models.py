@@ -49,7 +49,7 @@ def _application(
     """Builds a model of `keras.applications` for images in [0, 1]."""
     inputs = keras.Input(input_shape, name="image")
     rescaled = layers.Rescaling(*rescaling, name="to_model_range")(inputs)
-    return getattr(keras.applications, name)(
+    model = getattr(keras.applications, name)(
         input_shape=input_shape,
         input_tensor=rescaled,
         weights="imagenet" if pretrained else None,
@@ -57,6 +57,8 @@ def _application(
         classifier_activation=None,
         **options,
     )
+    # Of one input, in place of a list of one.
+    return keras.Model(inputs, model.outputs[0], name=model.name)
 
 
 class _Family(NamedTuple):
