@@ -228,10 +228,12 @@ class FixedFormats(FormatTraining):
         activation_delay: Share of the steps before activations are
             quantized.
         total_steps: Number of training steps. Defaults to what `fit` says.
+        log_dir: Folder for a log, as that of `FormatSearch`. Defaults to none.
+        log_every: Number of steps from one line of the log to the next.
 
     Raises:
-        ValueError: Before the first step, if the assignment does not fit the
-            model.
+        ValueError: If a setting is wrong. Before the first step, if the
+            assignment does not fit the model.
 
     Example:
 
@@ -245,8 +247,12 @@ class FixedFormats(FormatTraining):
         *,
         activation_delay: float = 0.125,
         total_steps: int | None = None,
+        log_dir: str | os.PathLike | None = None,
+        log_every: int = 10,
     ):
-        super().__init__(BitOps(), None, activation_delay, total_steps)
+        super().__init__(
+            BitOps(), None, activation_delay, total_steps, log_dir, log_every
+        )
         self.given = FormatAssignment(assignment)
 
     def make_controller(self, table, total_steps):

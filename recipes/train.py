@@ -4,8 +4,9 @@
     python -m recipes.train --workdir=runs/int8 --assignment=INT8 \\
         --model=runs/float/model.keras
 
-Writes config.json, model.keras and report.json to the work folder. To search
-the formats of a trained network, give its file to `recipes.search --model`.
+Writes config.json, model.keras and report.json to the work folder, and in fixed
+formats search.jsonl, the log. To search the formats of a trained network, give
+its file to `recipes.search --model`.
 """
 
 import json
@@ -67,7 +68,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     else:
         model = fliqs_keras.apply(model, _formats(config["assignment"]))
         assignment = fliqs_keras.FormatAssignment.from_model(model)
-        fixed = fliqs_keras.FixedFormats(assignment)
+        fixed = fliqs_keras.FixedFormats(assignment, log_dir=workdir)
         training.fit(model, dataset, config, [fixed])
         assignment.to_json(workdir / "assignment.json")
         cost = fliqs_keras.BitOps()

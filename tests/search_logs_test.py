@@ -15,18 +15,7 @@ STEPS = 20
 
 
 def search(folder, controller, log_every=3):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,))
-    x = layers.Dense(6, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
-    model = fliqs_keras.apply(model, ["INT2", "INT8"])
-    model.compile(
-        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    y = np.arange(80) % 2
-    x = (np.random.default_rng(0).normal(size=(80, 4)) + y[:, None]).astype(
-        "float32"
-    )
+    x, y = examples()
     callback = fliqs_keras.FormatSearch(
         ("INT2", 4.0),
         data=(x, y),
@@ -34,6 +23,24 @@ def search(folder, controller, log_every=3):
         seed=0,
         log_dir=folder,
         log_every=log_every,
+    )
+    return train(callback, x, y)
+
+
+def examples():
+    y = np.arange(80) % 2
+    noise = np.random.default_rng(0).normal(size=(80, 4))
+    return (noise + y[:, None]).astype("float32"), y
+
+
+def train(callback, x, y):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(6, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(hidden))
+    model = fliqs_keras.apply(model, ["INT2", "INT8"])
+    model.compile(
+        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     fit = {"batch_size": 8, "epochs": 2, "verbose": 0, "shuffle": False}
     model.fit(x, y, callbacks=[callback], **fit)
@@ -45,6 +52,16 @@ def logged(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     callback = search(folder, request.param)
     return request.param, folder, callback
+
+
+def test_fixed_formats_are_logged(tmp_path):
+    formats = {"hidden": "INT2", "head": "INT8"}
+    fixed = fliqs_keras.FixedFormats(formats, log_dir=tmp_path, log_every=19)
+    train(fixed, *examples())
+    records = fliqs_keras.read_search_log(tmp_path)
+    assert [record["step"] for record in records] == [0, 19]
+    for record in records:
+        assert record["phase"] == "settled" and record["formats"] == formats
 
 
 def test_a_line_every_few_steps_and_the_last(logged):
