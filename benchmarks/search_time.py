@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import fliqs_keras
-from benchmarks import step_timing
+from benchmarks import networks, step_timing
 from benchmarks.output_flags import OUTPUT
 from benchmarks.timing_flags import ROUNDS
 from recipes import data, models
@@ -29,13 +29,12 @@ from recipes.repeated_training import RepeatedTraining
 from recipes.training_flags import BATCH_SIZE, EPOCHS, LEARNING_RATE
 
 FORMATS = ("INT4", "INT5", "INT6", "INT7", "INT8")
-SIZES = "mobile_sizes"
 _PROBED = 1024
 
 _NETWORKS = flags.DEFINE_multi_enum(
     "searched_network",
-    [*models.MODELS[2:], SIZES],
-    [*models.MODELS, SIZES],
+    [*models.MODELS[2:], networks.SIZED],
+    [*models.MODELS, networks.SIZED],
     "The networks, or one whose sizes are searched, too.",
 )
 
@@ -60,7 +59,7 @@ def measure(
     """Times trainings in float, in one format, and searches, in turns.
 
     Args:
-        network: One of `recipes.models.MODELS`, or `SIZES`.
+        network: One of `recipes.models.MODELS`, or `networks.SIZED`.
         dataset: The data.
         config: `rounds`, `epochs`, `batch_size` and `learning_rate`.
 
@@ -71,7 +70,7 @@ def measure(
     shape = dataset.x_train.shape[1:], dataset.num_classes
     build = functools.partial(models.build, network, *shape)
     space, target = fliqs_keras.SearchSpace(FORMATS), ("INT4", 1.5)
-    if network == SIZES:
+    if network == networks.SIZED:
         build = functools.partial(SMALL_MOBILE_NET.build_largest, *shape)
         space, target = SMALL_MOBILE_NET.space(FORMATS), ("INT4", 0.5)
     quantized = RepeatedTraining(

@@ -75,10 +75,12 @@ class Trainer:
     def __init__(self, way: str, config: dict[str, Any]):
         keras.utils.set_random_seed(0)
         model = networks.build(config["network"], config["depth"])
-        formats = WAYS[way]
+        formats, self._target = WAYS[way], ("INT4", 1.5)
         if way == _SIZES:
-            model = fliqs_keras.apply(model, SMALL_MOBILE_NET.space(formats))
-        elif formats:
+            formats = SMALL_MOBILE_NET.space(formats)
+            # Less than the largest network in INT4.
+            self._target = ("INT4", 0.5)
+        if formats:
             model = fliqs_keras.apply(model, formats)
         model.compile(
             keras.optimizers.SGD(1e-3, momentum=0.9),
@@ -92,8 +94,7 @@ class Trainer:
         self._y = rng.integers(0, 10, count)
         self._model = model
         self._batch = config["batch"]
-        self._is_search = len(formats) > 1
-        self._has_sizes = way == _SIZES
+        self._is_search = len(WAYS[way]) > 1
 
     def train(self) -> StepTimer:
         """Trains a round; returns what its steps took."""
@@ -103,8 +104,7 @@ class Trainer:
             # The paper's controller samples formats at every step.
             callbacks.append(
                 fliqs_keras.FormatSearch(
-                    # Of sizes, less than the largest network in INT4.
-                    ("INT4", 0.5 if self._has_sizes else 1.5),
+                    self._target,
                     controller=fliqs_keras.Reinforce(settle=0.0),
                     activation_delay=0.0,
                     seed=0,

@@ -31,9 +31,8 @@ class SearchLog:
       `search/baseline`, those that the controller has;
     - `probability/<decision>/<format>`, of a controller with a policy, and a
       histogram `probabilities/<format>` over the decisions;
-    - `sample/<decision>`, the bits of the format that the step trained in (or
-      the size),
-      and a histogram `sample/bits` over the decisions.
+    - `sample/<decision>`, the bits of the format that the step trained in, or
+      the size, and a histogram `sample/bits` over the decisions on formats.
 
     Args:
         folder: The folder; it is made. An earlier `search.jsonl` in it is

@@ -69,13 +69,18 @@ class Supernet:
                     f"Expected `{name}` to be at least 0 and below 1. "
                     f"Received: {name}={value!r}"
                 )
-        for name in ("networks", "candidates", "format_growth"):
+        for name in ("networks", "format_growth"):
             value = getattr(self, name)
             if value <= 0:
                 raise ValueError(
                     f"Expected `{name}` to be positive. Received: "
                     f"{name}={value!r}"
                 )
+        if self.candidates < 1:
+            raise ValueError(
+                "Expected `candidates` to be at least 1. Received: "
+                f"candidates={self.candidates!r}"
+            )
 
     def controller(
         self,

@@ -193,7 +193,7 @@ def test_decisions_about_formats_alone_are_refused():
         {"start": 1.0},
         {"warm_up": -0.1},
         {"networks": 0},
-        {"candidates": 0},
+        {"candidates": 0.5},
         {"format_growth": 0.0},
     ],
     ids=lambda setting: next(iter(setting)),
