@@ -2,11 +2,11 @@
 
     python -m benchmarks.search_time --dataset=fashion_mnist --epochs=1
 
-All take turns, after a training each that traces. What counts is `fit`, with
-all that the search does in it, in processor time: other work of the machine
-hardly enters that. With `--searched_network=mobile_sizes` the search is one of
-sizes and formats, and what it is compared with is the largest network. Prints
-the environment and a table, and writes JSON where it is told to.
+All take turns, each with a new model. What counts is `fit`, with its tracing
+and all that the search does in it, in processor time: other work of the
+machine hardly enters that. With `--searched_network=mobile_sizes` the search is
+one of sizes and formats, and what it is compared with is the largest network.
+Prints the environment and a table, and writes JSON where it is told to.
 """
 
 import functools
@@ -73,28 +73,26 @@ def measure(
     if network == networks.SIZED:
         build = functools.partial(SMALL_MOBILE_NET.build_largest, *shape)
         space, target = SMALL_MOBILE_NET.space(FORMATS), ("INT4", 0.5)
-    quantized = RepeatedTraining(
-        build, dataset, config, fliqs_keras.SearchSpace("INT8")
+    fixed = fliqs_keras.SearchSpace("INT8")
+    names = fliqs_keras.FormatAssignment.from_model(
+        fliqs_keras.apply(build(), fixed)
     )
-    names = fliqs_keras.FormatAssignment.from_model(quantized.model)
     few = dataset.x_train[:_PROBED], dataset.y_train[:_PROBED]
     find = functools.partial(fliqs_keras.FormatSearch, target, data=few)
     ways = {
-        "float": (RepeatedTraining(build, dataset, config), lambda seed: []),
-        "fixed": (quantized, lambda seed: [fliqs_keras.FixedFormats(names)]),
-        "search": (
-            RepeatedTraining(build, dataset, config, space),
-            lambda seed: [find(seed=seed)],
-        ),
+        "float": (None, lambda seed: []),
+        "fixed": (fixed, lambda seed: [fliqs_keras.FixedFormats(names)]),
+        "search": (space, lambda seed: [find(seed=seed)]),
     }
     seconds = {name: [] for name in ways}
-    for seed in range(config["rounds"] + 1):
-        for name, (train, callbacks) in ways.items():
+    for seed in range(config["rounds"]):
+        for name, (formats, callbacks) in ways.items():
+            train = RepeatedTraining(build, dataset, config, formats)
             timer = FitTimer()
             train(seed, [timer.first, *callbacks(seed), timer.last])
             seconds[name].append(timer.seconds)
-    # The first round traces.
-    seconds = {name: np.array(times[1:]) for name, times in seconds.items()}
+            keras.utils.clear_session()
+    seconds = {name: np.array(times) for name, times in seconds.items()}
     row = {
         "network": network,
         "rounds": config["rounds"],
