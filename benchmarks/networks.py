@@ -10,7 +10,11 @@ SIZED = "mobile_sizes"
 NETWORKS = ("chain", "residual", "mobilenet_v2", SIZED)
 
 
-def build(name: str, depth: int = 6) -> keras.Model:
+def build(
+    name: str,
+    depth: int = 6,
+    input_shape: tuple[int, int, int] | None = None,
+) -> keras.Model:
     """Builds a classifier of 10 classes that returns logits.
 
     Args:
@@ -20,6 +24,7 @@ def build(name: str, depth: int = 6) -> keras.Model:
             96x96 images. `"mobile_sizes"`: the largest network of
             `recipes.nas_study` on 28x28 images.
         depth: Number of convolutions of the chain.
+        input_shape: Height, width and channels of other images.
 
     Raises:
         ValueError: If the name is unknown.
@@ -28,11 +33,14 @@ def build(name: str, depth: int = 6) -> keras.Model:
         raise ValueError(f"Expected one of {NETWORKS}. Received: {name!r}")
     if name == "mobilenet_v2":
         return keras.applications.MobileNetV2(
-            (96, 96, 3), weights=None, classes=10, classifier_activation=None
+            input_shape or (96, 96, 3),
+            weights=None,
+            classes=10,
+            classifier_activation=None,
         )
     if name == SIZED:
-        return SMALL_MOBILE_NET.build_largest((28, 28, 1), 10)
-    x = image = keras.Input((32, 32, 3))
+        return SMALL_MOBILE_NET.build_largest(input_shape or (28, 28, 1), 10)
+    x = image = keras.Input(input_shape or (32, 32, 3))
     if name == "chain":
         for _ in range(depth):
             x = _conv(32, 1)(x)

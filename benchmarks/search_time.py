@@ -34,8 +34,8 @@ _PROBED = 1024
 _NETWORKS = flags.DEFINE_multi_enum(
     "searched_network",
     [*models.MODELS[2:], networks.SIZED],
-    [*models.MODELS, networks.SIZED],
-    "The networks, or one whose sizes are searched, too.",
+    [*models.MODELS, *networks.NETWORKS],
+    "The networks, of recipes or benchmarks; of one, sizes are searched, too.",
 )
 
 
@@ -59,7 +59,8 @@ def measure(
     """Times trainings in float, in one format, and searches, in turns.
 
     Args:
-        network: One of `recipes.models.MODELS`, or `networks.SIZED`.
+        network: One of `recipes.models.MODELS`, or of `networks.NETWORKS`,
+            which are for ten classes.
         dataset: The data.
         config: `rounds`, `epochs`, `batch_size` and `learning_rate`.
 
@@ -67,11 +68,14 @@ def measure(
         Seconds of processor time of a training in float (median), and ratios:
         median, least and largest of the rounds.
     """
-    shape = dataset.x_train.shape[1:], dataset.num_classes
-    build = functools.partial(models.build, network, *shape)
+    shape = dataset.x_train.shape[1:]
+    if network in models.MODELS:
+        classes = dataset.num_classes
+        build = functools.partial(models.build, network, shape, classes)
+    else:
+        build = functools.partial(networks.build, network, input_shape=shape)
     space, target = fliqs_keras.SearchSpace(FORMATS), ("INT4", 1.5)
     if network == networks.SIZED:
-        build = functools.partial(SMALL_MOBILE_NET.build_largest, *shape)
         space, target = SMALL_MOBILE_NET.space(FORMATS), ("INT4", 0.5)
     fixed = fliqs_keras.SearchSpace("INT8")
     names = fliqs_keras.FormatAssignment.from_model(

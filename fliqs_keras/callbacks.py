@@ -77,7 +77,7 @@ class FormatSearch(FormatTraining):
             `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
             sizes are searched, with `data`, and to `"reinforce"` without.
         activation_delay: Share of the steps before activations are
-            quantized.
+            quantized; less where formats are compared earlier.
         total_steps: Number of training steps. Defaults to what `fit` says;
             needed when it cannot know, as with a generator of no length.
         seed: Seed of the samples of `"reinforce"`. Defaults to one drawn from

@@ -75,6 +75,8 @@ class Controller:
 
     # How often there are probes, which share the time that they may take.
     probe_rounds = 1
+    # The step at which the first ones are due, if there are any.
+    first_probe_step: int | None = None
 
     @property
     def cost(self) -> float:

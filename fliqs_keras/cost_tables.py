@@ -90,6 +90,29 @@ class CostTable:
         """Number of options of each decision."""
         return [len(row) for row in self.rows]
 
+    def fix(
+        self, decisions: Sequence[int], choice: Sequence[int]
+    ) -> "CostTable":
+        """Returns the table with a single option of some decisions.
+
+        Args:
+            decisions: The decisions.
+            choice: A position for each decision of the table. Of those that
+                are fixed it is the option that stays.
+        """
+        kept = {i: [choice[i]] for i in decisions}
+        rows = [
+            row[kept[i]] if i in kept else row
+            for i, row in enumerate(self.rows)
+        ]
+        joint = {
+            places: values[
+                np.ix_(*[kept.get(i, range(len(self.rows[i]))) for i in places])
+            ]
+            for places, values in self.joint.items()
+        }
+        return CostTable(rows, joint)
+
     def of(self, choice: Sequence[int]) -> float:
         """Returns what a choice costs, a position for each decision."""
         rows = sum(row[i] for row, i in zip(self.rows, choice, strict=True))

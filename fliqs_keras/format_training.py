@@ -42,7 +42,7 @@ class FormatTraining(keras.callbacks.Callback):
         cost: The cost model.
         data: What probes are measured on, or `None` if there are none.
         activation_delay: Share of the steps before activations are
-            quantized.
+            quantized; less where formats are compared earlier.
         total_steps: Number of training steps. Defaults to what `fit` says.
         log_dir: Folder for a log of the steps, or `None` for none.
         log_every: Number of steps from one line of the log to the next.
@@ -106,6 +106,11 @@ class FormatTraining(keras.callbacks.Callback):
         self._activation_delay_steps = round(
             self.activation_delay * self._total_steps
         )
+        if (first := self._controller.first_probe_step) is not None:
+            # Formats are not compared while activations have none.
+            self._activation_delay_steps = min(
+                self._activation_delay_steps, first
+            )
         self._window_step = self._total_steps - round(
             _STATISTICS_SHARE * self._total_steps
         )
@@ -132,7 +137,7 @@ class FormatTraining(keras.callbacks.Callback):
         controller = self._controller
         if self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
-        if not self._activations_off() and (probes := controller.probes()):
+        if probes := controller.probes():
             calibration.fit_weight_thresholds(self.model)
             controller.observe(self._probe(probes, self._examples_for(probes)))
             self._standing_on = None

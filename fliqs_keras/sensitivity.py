@@ -136,7 +136,7 @@ class SensitivityController(Controller):
         super().__init__(costs, target, total_steps, others)
         self.config = config or Sensitivity()
         # One step at least, which shows activation quantizers some data.
-        self._start_step = max(1, round(self.config.start * total_steps))
+        self.first_probe_step = max(1, round(self.config.start * total_steps))
         self._steps = 0
         self._estimates: list[np.ndarray] | None = None
         if widest is None:
@@ -145,7 +145,7 @@ class SensitivityController(Controller):
         self.choice = self._widest
 
     def probes(self) -> list[np.ndarray]:
-        if self.settled or self._steps < self._start_step:
+        if self.settled or self._steps < self.first_probe_step:
             return []
         probes = [self.choice]
         for decision, option in self._alternatives():

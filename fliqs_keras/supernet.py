@@ -8,7 +8,12 @@ import numpy as np
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import Costs, Limit
 from fliqs_keras.policies import warm_up
-from fliqs_keras.sensitivity import Estimate, estimate_increases
+from fliqs_keras.sensitivity import (
+    Estimate,
+    Sensitivity,
+    SensitivityController,
+    estimate_increases,
+)
 from fliqs_keras.size_effects import SizeEffects, estimate_size_effects
 
 __all__ = ["Supernet"]
@@ -25,8 +30,9 @@ class Supernet:
     same examples. From those losses the effect of each size and of each
     format is estimated, with its uncertainty (`estimate_size_effects`,
     `estimate_increases`). Of several choices within the budget that are best
-    under samples of these estimates, the one that loses least when it is
-    measured itself stays for the rest of the training.
+    under samples of these estimates, the sizes of the one that loses least
+    when it is measured itself stay. The network found trains on in its widest
+    formats; then they are measured in it, and chosen anew, as by `Sensitivity`.
 
     Formats and sizes compete for one budget, and they are measured early. As
     the loss falls, what a size adds to it falls alike, but what a format adds
@@ -39,7 +45,10 @@ class Supernet:
             of each decision besides the largest.
         candidates: Number of choices within the budget that are measured.
         format_growth: How many times more a format is taken to matter in the
-            end than when it is measured, relative to the loss.
+            end than when it is measured with the sizes, relative to the loss.
+        formats_start: Share of the steps before the formats of the network
+            found are chosen anew. Not above `start`, those stay that were
+            found with the sizes.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -53,16 +62,17 @@ class Supernet:
     ... )
     """
 
-    start: float = 0.125
+    start: float = 0.0625
     warm_up: float = 0.5
     networks: float = 3.0
     candidates: int = 24
     format_growth: float = 3.0
+    formats_start: float = 0.5
 
     needs_data = True
 
     def __post_init__(self):
-        for name in ("start", "warm_up"):
+        for name in ("start", "warm_up", "formats_start"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(
@@ -132,7 +142,7 @@ class SupernetController(Controller):
         others: Budgets of other costs.
     """
 
-    probe_rounds = 2
+    probe_rounds = 3
 
     def __init__(
         self,
@@ -148,20 +158,28 @@ class SupernetController(Controller):
         super().__init__(costs, target, total_steps, others)
         self.config = config or Supernet()
         self._widest = np.array(widest)
-        self._sized = np.flatnonzero([options is not None for options in sizes])
+        self._is_sized = np.array([options is not None for options in sizes])
+        self._sized = np.flatnonzero(self._is_sized)
         self._sizes = [sizes[i] for i in self._sized]
         self._generator = np.random.default_rng(seed)
-        self._start_step = max(1, round(self.config.start * total_steps))
+        self.first_probe_step = max(1, round(self.config.start * total_steps))
         self._steps = 0
         self._probes: list[np.ndarray] = []
         self._effects: SizeEffects | None = None
         self._estimates = [np.zeros((len(r), 2)) for r in self.costs.rows]
         self._base = 1.0
+        # Chooses the formats, once the sizes are found.
+        self._formats_chooser: SensitivityController | None = None
         self.choice = self._widest
 
     def probes(self) -> list[np.ndarray]:
-        if self.settled or self._steps < self._start_step:
+        if self.settled or self._steps < self.first_probe_step:
             return []
+        if self._formats_chooser is not None:
+            return [
+                self._with_sizes(probe)
+                for probe in self._formats_chooser.probes()
+            ]
         if not self._probes:
             if self._effects is None:
                 self._probes = self._first_probes()
@@ -170,6 +188,10 @@ class SupernetController(Controller):
         return self._probes
 
     def observe(self, losses: np.ndarray) -> None:
+        if self._formats_chooser is not None:
+            self._formats_chooser.observe(losses)
+            self._take_formats()
+            return
         if not np.isfinite(losses).all():
             raise ValueError(
                 "Expected finite losses of the networks that are compared. "
@@ -188,14 +210,15 @@ class SupernetController(Controller):
             in_the_end = np.log(losses.mean(axis=1)) + [
                 self._growth_of_formats(probe) for probe in self._probes
             ]
-            self.choice = self._probes[int(np.argmin(in_the_end))]
-            self.settled = True
+            self._settle_sizes(self._probes[int(np.argmin(in_the_end))])
         self._probes = []
 
     def step(self, quality: float, cost: float) -> np.ndarray:
         self._steps += 1
-        if not self.settled:
-            steps = max(self.config.warm_up * self._start_step, 1.0)
+        if self._formats_chooser is not None:
+            self._formats_chooser.step(quality, cost)
+        elif not self.settled:
+            steps = max(self.config.warm_up * self.first_probe_step, 1.0)
             choice = self._widest.copy()
             counts = [len(options) for options in self._sizes]
             choice[self._sized] = self._generator.integers(counts)
@@ -215,14 +238,18 @@ class SupernetController(Controller):
         """
         if self.settled:
             return self.choice
+        if self._formats_chooser is not None:
+            return self._with_sizes(self._formats_chooser.best_choice())
         return self._best(
             self.costs if self._effects is None else self._scores()
         )
 
     @property
     def phase(self) -> str:
-        """`"supernet"` until networks are measured, then `"settled"`."""
-        return "settled" if self.settled else "supernet"
+        """`"supernet"`, then `"widest"` formats, then `"settled"`."""
+        if self._formats_chooser is None and not self.settled:
+            return "supernet"
+        return "settled" if self.settled else "widest"
 
     def sensitivity(self) -> list[list[Estimate]] | None:
         if self._effects is None:
@@ -231,6 +258,38 @@ class SupernetController(Controller):
             [Estimate(float(mean), float(error)) for mean, error in row]
             for row in self._estimates
         ]
+
+    def _settle_sizes(self, found: np.ndarray) -> None:
+        """Has the sizes of a choice stay, and its formats if it is late."""
+        self.choice = found
+        share = self._steps / self.total_steps
+        if not self._formats() or self.config.formats_start <= share:
+            self.settled = True
+            return
+        self._formats_chooser = SensitivityController(
+            self.costs.fix(self._sized, found),
+            self.target,
+            self.total_steps,
+            Sensitivity(self.config.formats_start - share),
+            np.where(self._is_sized, 0, self._widest),
+            [
+                Limit(limit.table.fix(self._sized, found), limit.budget)
+                for limit in self.others
+            ],
+        )
+        self.choice = self._with_sizes(self._formats_chooser.choice)
+
+    def _take_formats(self) -> None:
+        chooser = self._formats_chooser
+        self.choice = self._with_sizes(chooser.choice)
+        self.settled = True
+        for decision, row in enumerate(chooser.sensitivity()):
+            if not self._is_sized[decision]:
+                self._estimates[decision] = np.array(row)
+
+    def _with_sizes(self, choice: np.ndarray) -> np.ndarray:
+        """Returns a choice of the formats, with the sizes that were found."""
+        return np.where(self._is_sized, self.choice, choice)
 
     def _first_probes(self) -> list[np.ndarray]:
         """Returns the widest, each format alone, and random networks."""

@@ -121,6 +121,18 @@ def test_term_of_three_takes_one_option_of_a_decision_named_twice():
     assert table.of([0] * 60 + [1, 2]) == values[1, 2, 1]
 
 
+def test_fixed_decisions_keep_their_share_of_the_cost():
+    rng = np.random.default_rng(0)
+    table = CostTable(
+        [rng.uniform(size=n) for n in (2, 3, 4)],
+        {(0, 2): rng.uniform(size=(2, 4)), (1, 2): rng.uniform(size=(3, 4))},
+    )
+    fixed = table.fix([1], [0, 2, 0])
+    assert fixed.sizes == [2, 1, 4]
+    for a, c in itertools.product(range(2), range(4)):
+        assert fixed.of([a, 0, c]) == table.of([a, 2, c])
+
+
 @pytest.mark.parametrize(
     "term",
     [

@@ -103,22 +103,62 @@ def losses_of(probes, seed):
     ids=["all", "half", "quarter", "eighth"],
 )
 def test_controller_ends_on_the_best_choice_within_budget(target, best):
-    controller = Supernet().controller(
+    controller = Supernet(start=0.125).controller(
         COSTS, target, 100, [1, 2, 1], seed=0, sizes=OPTIONS
     )
-    assert controller.phase == "supernet"
-    steps = 0
-    while not controller.settled:
-        rounds = 0
+    rounds, phases = {}, []
+    for step in range(100):
         while probes := controller.probes():
             controller.observe(losses_of(probes, 0))
-            rounds += 1
-        assert rounds == (2 if controller.settled else 0)
+            rounds[step] = rounds.get(step, 0) + 1
+        phases.append(controller.phase)
         controller.step(0.0, controller.cost)
-        steps += 1
-    assert steps == 13
+    # The sizes in two rounds, then their formats.
+    assert rounds == {12: 2, 50: 1}
+    assert phases == ["supernet"] * 12 + ["widest"] * 38 + ["settled"] * 50
     assert controller.choice.tolist() == best
     assert controller.sensitivity()[0][0].mean > 0
+
+
+def test_formats_of_the_network_found_are_chosen_late():
+    """Early the first format seems to harm, late the second does."""
+    costs = CostTable(
+        [np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0])]
+    )
+    controller = Supernet(start=0.25, formats_start=0.75).controller(
+        costs, 4.0, 8, [1, 1, 1], seed=0, sizes=[None, None, (1, 2)]
+    )
+    harmful, found = 0, []
+    for step in range(8):
+        while probes := controller.probes():
+            logs = [1.0 * (p[harmful] == 0) + 0.9 * (p[2] == 0) for p in probes]
+            controller.observe(np.exp(logs)[:, None] * np.ones(64))
+            found.append(controller.best_choice().tolist())
+        harmful = int(step >= 2)
+        controller.step(0.0, controller.cost)
+    # After the sizes, their formats and the second look at formats.
+    assert found[0] == found[1] == [1, 0, 0]
+    assert found[2] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"formats_start": 0.0}, OPTIONS),
+        ({"formats_start": 0.125}, OPTIONS),
+        ({}, [(1, 2), (2, 4, 8), (1, 2)]),
+    ],
+    ids=["with_the_sizes", "at_the_start", "no_formats"],
+)
+def test_search_may_end_with_the_sizes(settings, options):
+    controller = Supernet(start=0.125, **settings).controller(
+        COSTS, 8, 16, [1, 2, 1], seed=0, sizes=options
+    )
+    for step in range(3):
+        while probes := controller.probes():
+            controller.observe(losses_of(probes, 0))
+        assert controller.settled == (step == 2)
+        controller.step(0.0, controller.cost)
 
 
 # The narrow format adds 0.1 when it is measured and 0.3 in the end, the small
@@ -192,6 +232,7 @@ def test_decisions_about_formats_alone_are_refused():
     [
         {"start": 1.0},
         {"warm_up": -0.1},
+        {"formats_start": 1.0},
         {"networks": 0},
         {"candidates": 0.5},
         {"format_growth": 0.0},
