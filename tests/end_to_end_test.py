@@ -325,6 +325,28 @@ def test_a_search_with_several_steps_at_once_keeps_its_budget():
     assert fliqs_keras.BitOps()(model) <= search.target * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("start", "expected"), [(0.25, 2), (0.75, 4)], ids=["cut", "whole"]
+)
+def test_activations_are_quantized_when_formats_are_compared(start, expected):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    quantizer = model.get_layer("depthwise").input_quantizer
+    formats = []
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 1.5),
+        data=(x, y),
+        controller=fliqs_keras.Sensitivity(start=start),
+        activation_delay=0.5,
+    )
+    seen = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda b, logs: formats.append(quantizer.format)
+    )
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[search, seen])
+    assert formats.count(None) == expected
+    assert None not in formats[expected:]
+
+
 def test_the_model_given_is_left_untouched():
     model = build_net()
     before = [w.numpy() for w in model.weights]
