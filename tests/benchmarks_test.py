@@ -98,6 +98,7 @@ def test_networks_are_of_the_depth_they_say(name, convolutions):
     )
 
 
+@pytest.mark.tensorflow
 def test_sizes_are_searched_where_there_are_sizes():
     (sizes,) = set(step_timing.ways_of("mobile_sizes")) - set(
         step_timing.ways_of("chain")
