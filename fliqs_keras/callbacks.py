@@ -51,7 +51,8 @@ class FormatSearch(FormatTraining):
       each.
     - `"supernet"`, the default where there is `data` and sizes are searched,
       too (`fliqs_keras.nas`): the model first trains in random sizes. Then
-      random networks and single formats are compared in the same way.
+      random networks and single formats are compared in the same way. The
+      sizes found stay, and their formats are compared once more half-way.
     - `"reinforce"`, the controller of the paper (FLIQS): at every step each
       decision samples a format, the model trains one ordinary step with
       them, and a policy learns from the loss of that batch and the cost of

@@ -135,10 +135,10 @@ class FormatTraining(keras.callbacks.Callback):
         self._bring_state_back()
         self._first_batch = batch
         controller = self._controller
-        if self._step == self._activation_delay_steps:
+        probes = controller.probes()
+        if probes or self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
-        if probes := controller.probes():
-            calibration.fit_weight_thresholds(self.model)
+        if probes:
             controller.observe(self._probe(probes, self._examples_for(probes)))
             self._standing_on = None
         is_last_phase = controller.settled and self._step >= self._window_step

@@ -94,7 +94,7 @@ def read_search_log(path: str | os.PathLike) -> list[dict[str, Any]]:
 
     Returns:
         A dictionary for each logged step: `step`, from 0; `phase`, what the
-        controller was doing (`"widest"`, `"delay"`, `"search"` or
+        controller was doing (`"supernet"`, `"widest"`, `"delay"`, `"search"` or
         `"settled"`); `loss` of the batch; `cost` of its formats and `target`;
         `formats`, from decision to the name of the format that the step
         trained in, or to a size; and, where the controller has them,
