@@ -9,6 +9,7 @@ from keras import ops
 from fliqs_keras import thresholds
 from fliqs_keras.formats import Format
 from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.shared_functions import share
 
 __all__ = ["ActivationQuantizer", "WeightQuantizer"]
 
@@ -18,6 +19,73 @@ _RANGE_MOMENTUM = 0.99
 _OBSERVATION_RATE = 0.1
 _OBSERVED_EXAMPLES = 8
 _OBSERVED_VALUES = 1024
+
+
+def _grow(now: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Returns thresholds that grow as the range does."""
+    # Multiplied first: XLA compiles a division of its own for a quotient that
+    # is broadcast.
+    return now * after / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+
+
+def _keep_share(
+    formats: tuple[Format, ...], largest: Tensor, before: Tensor, now: Tensor
+) -> Tensor:
+    """Returns thresholds in the proportion to the range that they had."""
+    # A channel that was all zero has no proportion yet: do not clip it.
+    # A threshold at the largest magnitude stays there to the bit: one
+    # rounded to just below it would stop the gradient of that weight.
+    has_share = ops.logical_and(before[None] > 0, now != before[None])
+    grown = _grow(now, before[None], largest[None])
+    kept = ops.where(has_share, grown, largest[None])
+    return thresholds.settle(kept, now, formats)
+
+
+def _follow_average(
+    formats: tuple[Format, ...],
+    x: Tensor,
+    index: Tensor,
+    before: Tensor,
+    now: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Returns the thresholds and the range after a step.
+
+    Args:
+        formats: The formats.
+        x: Values that the tensor takes.
+        index: Position of the format in use; negative if it is off.
+        before: The range before.
+        now: The thresholds before.
+    """
+    magnitudes = ops.abs(x)
+    largest = ops.max(magnitudes)
+    average = ops.where(
+        before > 0,
+        _RANGE_MOMENTUM * before + (1 - _RANGE_MOMENTUM) * largest,
+        largest,
+    )
+    is_observing = ops.logical_or(before <= 0, index < 0)
+    followed = ops.cond(
+        is_observing,
+        lambda: _observe(formats, magnitudes, largest, now),
+        lambda: thresholds.settle(_grow(now, before, average), now, formats),
+    )
+    return followed, average
+
+
+def _observe(
+    formats: tuple[Format, ...],
+    magnitudes: Tensor,
+    largest: Tensor,
+    now: Tensor,
+) -> Tensor:
+    sample = thresholds.take_spread(
+        ops.reshape(magnitudes, (-1,)), _OBSERVED_VALUES
+    )
+    best = thresholds.least_error_on_sample(sample, largest, formats)
+    average = now + _OBSERVATION_RATE * (best - now)
+    observed = ops.where(ops.isinf(now), best, average)
+    return thresholds.settle(observed, now, formats)
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
@@ -31,14 +99,9 @@ class WeightQuantizer(SwitchableQuantizer):
     def follow(self, x: Tensor) -> None:
         largest = self.range_of(x)
         before = ops.convert_to_tensor(self.range)
-        growth = largest / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
         now = ops.convert_to_tensor(self.thresholds)
-        # A channel that was all zero has no proportion yet: do not clip it.
-        # A threshold at the largest magnitude stays there to the bit: one
-        # rounded to just below it would stop the gradient of that weight.
-        has_share = ops.logical_and(before[None] > 0, now != before[None])
-        followed = ops.where(has_share, now * growth[None], largest[None])
-        self._assign(followed, largest)
+        keep_share = share(_keep_share, self.formats)
+        self._assign(keep_share(largest, before, now), largest)
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
@@ -73,34 +136,16 @@ class ActivationQuantizer(SwitchableQuantizer):
 
     def follow(self, x: Tensor) -> None:
         x = self.alive_part(x[:_OBSERVED_EXAMPLES])
-        largest = self.range_of(x)
-        before = ops.convert_to_tensor(self.range)
-        average = ops.where(
-            before > 0,
-            _RANGE_MOMENTUM * before + (1 - _RANGE_MOMENTUM) * largest,
-            largest,
+        follow = share(_follow_average, self.formats)
+        self._assign(
+            *follow(
+                x,
+                ops.convert_to_tensor(self.index),
+                ops.convert_to_tensor(self.range),
+                ops.convert_to_tensor(self.thresholds),
+            )
         )
-        is_observing = ops.logical_or(
-            before <= 0, ops.convert_to_tensor(self.index) < 0
-        )
-        growth = average / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
-        followed = ops.convert_to_tensor(self.thresholds) * growth
-        followed = ops.cond(
-            is_observing,
-            lambda: self._observed_thresholds(x),
-            lambda: followed,
-        )
-        self._assign(followed, average)
 
     def range_of(self, x: Tensor) -> Tensor:
         """Returns the largest magnitude among the first few examples."""
         return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
-
-    def _observed_thresholds(self, x: Tensor) -> Tensor:
-        sample = thresholds.take_spread(ops.reshape(x, (-1,)), _OBSERVED_VALUES)
-        best = thresholds.least_error_thresholds(
-            *thresholds.count_magnitudes_in_graph(sample), self.formats
-        )[:, 0]
-        before = ops.convert_to_tensor(self.thresholds)
-        average = before + _OBSERVATION_RATE * (best - before)
-        return ops.where(ops.isinf(before), best, average)

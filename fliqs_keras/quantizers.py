@@ -108,10 +108,6 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self.decision = decision
         # What of the tensor counts in ranges: not channels that no one reads.
         self.alive_part = _everything
-        # Off, it passes its input through.
-        kernels = rounding.kernels_of(self.formats)
-        self._kernels = tuple(dict.fromkeys([*kernels, rounding.pass_through]))
-        self._table = rounding.grid_table(self.formats)
 
     def build(self, tensor_shape, name=None, layer=None):
         """Creates the index, the thresholds and the range.
@@ -178,16 +174,12 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         return ops.cast(self._round(x), dtype if is_float else "float32")
 
     def _round(self, x: Tensor) -> Tensor:
-        index = ops.convert_to_tensor(self.index)
-        table = ops.convert_to_tensor(self._table)
-        grid = rounding.Grid(*ops.unstack(rounding.select_row(table, index)))
-        threshold = rounding.select_row(
-            ops.convert_to_tensor(self.thresholds), index
+        return rounding.round_to_chosen(
+            x,
+            self.formats,
+            ops.convert_to_tensor(self.index),
+            ops.convert_to_tensor(self.thresholds),
         )
-        # The row of zeros of "off" must neither clip nor divide by zero.
-        threshold = ops.where(index < 0, np.float32(np.inf), threshold)
-        scale = threshold / ops.maximum(grid.max_code, 1.0)
-        return rounding.round_to_grid(x, threshold, scale, grid, self._kernels)
 
     def follow(self, x: Tensor) -> None:
         """Keeps the thresholds up with the tensor; called while training.
@@ -234,17 +226,14 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         values = ops.cast(values, "float32")
         if value_range is None:
             value_range = self.range_of(values)
-        self._assign(self._least_error(values), value_range)
+        found = self._least_error(values)
+        now = ops.convert_to_tensor(self.thresholds)
+        found = thresholds.settle(found, now, self.formats)
+        self._assign(found, ops.reshape(value_range, self.channel_shape))
 
     def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
-        value = ops.maximum(new_thresholds, thresholds.SMALLEST_THRESHOLD)
-        scaled = np.array([f.scaled for f in self.formats])
-        if not scaled.all():
-            row_shape = (-1,) + (1,) * len(self.channel_shape)
-            unchanged = ops.convert_to_tensor(self.thresholds)
-            value = ops.where(scaled.reshape(row_shape), value, unchanged)
-        self.thresholds.assign(value)
-        self.range.assign(ops.reshape(new_range, self.channel_shape))
+        self.thresholds.assign(new_thresholds)
+        self.range.assign(new_range)
 
     def _least_error(self, values: Tensor) -> Tensor:
         x = ops.convert_to_numpy(values)

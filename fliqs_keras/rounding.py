@@ -27,6 +27,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.shared_functions import share
 
 __all__ = ["round_to_format"]
 
@@ -136,24 +137,17 @@ def grid_of(number_format: Format) -> Grid:
     )
 
 
-def grid_table(formats: Sequence[Format]) -> np.ndarray:
-    """Returns the grids of formats as a float32 array, a row a format."""
-    return np.array([grid_of(f) for f in formats], dtype="float32")
+def _grid_table(formats: tuple[Format, ...]) -> np.ndarray:
+    """Returns a row of zeros, for "off", and the grid of each format."""
+    return np.array(
+        [(0.0,) * len(Grid._fields), *map(grid_of, formats)], "float32"
+    )
 
 
-def select_row(table: Tensor, index: Tensor) -> Tensor:
-    """Returns `table[index]`, or zeros if `index` is negative.
-
-    Mask and sum, because XLA compiles anew at every new index that reaches
-    `ops.slice`.
-    """
-    zeros = ops.zeros_like(table)
-    if table.shape[0] == 1:
-        return ops.where(index < 0, zeros, table)[0]
-    rows = ops.arange(table.shape[0], dtype="int32")
-    row_shape = (-1,) + (1,) * (len(table.shape) - 1)
-    hit = ops.reshape(ops.equal(rows, index), row_shape)
-    return ops.sum(ops.where(hit, table, zeros), axis=0)
+def _choose_threshold(index: Tensor, thresholds: Tensor) -> Tensor:
+    chosen = ops.take(thresholds, ops.maximum(index, 0), axis=0)
+    # Off must not clip.
+    return ops.where(index < 0, np.float32(np.inf), chosen)
 
 
 def _round(
@@ -171,15 +165,21 @@ def _pull_back(x: Tensor, threshold: Tensor, upstream: Tensor) -> Tensor:
     return ops.where(is_kept, upstream, ops.zeros_like(upstream))
 
 
-@functools.lru_cache(maxsize=None)
-def _compiled(function: Callable, *first: Any) -> Callable:
-    """Returns a function that XLA compiles, given its first arguments."""
-    import tensorflow as tf
+def _round_to_chosen(
+    formats: tuple[Format, ...], x: Tensor, index: Tensor, thresholds: Tensor
+) -> Tensor:
+    table = ops.convert_to_tensor(_grid_table(formats))
+    grid = Grid(*ops.unstack(ops.take(table, index + 1, axis=0)))
+    threshold = _choose_threshold(index, thresholds)
+    scale = threshold / ops.maximum(grid.max_code, 1.0)
+    kernels = dict.fromkeys([*kernels_of(formats), pass_through])
+    return _round(tuple(kernels), x, scale, grid)
 
-    # One for all quantizers, so that each shape is compiled once.
-    return tf.function(
-        functools.partial(function, *first), jit_compile=True, autograph=False
-    )
+
+def _pull_back_to_chosen(
+    x: Tensor, index: Tensor, thresholds: Tensor, upstream: Tensor
+) -> Tensor:
+    return _pull_back(x, _choose_threshold(index, thresholds), upstream)
 
 
 def _is_worth_compiling(x: Tensor) -> bool:
@@ -194,43 +194,52 @@ def _is_worth_compiling(x: Tensor) -> bool:
     return batch * math.prod(x.shape[1:]) >= _LARGE
 
 
-def round_to_grid(
-    x: Tensor,
-    threshold: Tensor,
-    scale: Tensor,
-    grid: Grid,
-    kernels: tuple[Kernel, ...],
+def _straight_through(
+    round_x: Callable, pull_back: Callable, x: Tensor, *numbers: Tensor
 ) -> Tensor:
-    """Rounds `x` to a grid that the graph may have selected.
+    @ops.custom_gradient
+    def quantize(x):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            return pull_back(x, *numbers, upstream)
+
+        return round_x(x, *numbers), gradient
+
+    return quantize(x)
+
+
+def round_to_chosen(
+    x: Tensor,
+    formats: tuple[Format, ...],
+    index: Tensor,
+    thresholds: Tensor,
+) -> Tensor:
+    """Rounds `x` to the format at a position that the graph gives.
 
     The gradient is the straight-through one: the incoming gradient where
     `|x| <= threshold`, and zero where `x` was clipped.
 
     Args:
         x: A float32 tensor.
-        threshold: Clipping threshold; broadcasts against `x`.
-        scale: What a code of one stands for: the threshold divided by the
-            largest code.
-        grid: The `Grid`, of numbers or of scalar tensors.
-        kernels: What `kernels_of` returned for the formats that can occur.
+        formats: The formats.
+        index: Position of a format, an int32 scalar. Negative: `x` passes
+            through.
+        thresholds: A clipping threshold for each format, or one that
+            broadcasts against `x`, along the first axis.
 
     Returns:
         A tensor of the shape of `x`.
     """
-    round_x = functools.partial(_round, kernels)
-    pull_back = _pull_back
-    if _is_worth_compiling(x):
-        round_x, pull_back = _compiled(_round, kernels), _compiled(_pull_back)
-
-    @ops.custom_gradient
-    def quantize(x):
-        def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            return pull_back(x, threshold, upstream)
-
-        return round_x(x, scale, grid), gradient
-
-    return quantize(x)
+    shared = functools.partial(
+        share, is_compiled=_is_worth_compiling(x), keeps_shape=True
+    )
+    return _straight_through(
+        shared(_round_to_chosen, formats),
+        shared(_pull_back_to_chosen),
+        x,
+        index,
+        thresholds,
+    )
 
 
 def round_to_format(
@@ -273,10 +282,9 @@ def round_to_format(
     wide = "float32" if keras.backend.backend() == "jax" else "float64"
     threshold = ops.convert_to_tensor(threshold, "float32")
     scale = ops.cast(threshold, wide) / number_format.max_code
-    return round_to_grid(
-        x,
-        threshold,
-        ops.cast(scale, "float32"),
-        grid_of(number_format),
-        kernels_of([number_format]),
+    scale = ops.cast(scale, "float32")
+    grid = grid_of(number_format)
+    round_x = functools.partial(_round, kernels_of([number_format]))
+    return _straight_through(
+        lambda x, threshold: round_x(x, scale, grid), _pull_back, x, threshold
     )

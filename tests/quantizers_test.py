@@ -14,7 +14,7 @@ from fliqs_keras.formats import parse_format
 from fliqs_keras.rounding import round_to_format
 from fliqs_keras.thresholds import (
     count_magnitudes,
-    count_magnitudes_in_graph,
+    least_error_on_sample,
     least_error_thresholds,
 )
 from tests.backends import IS_TENSORFLOW, MODES, in_mode, pull_back
@@ -118,14 +118,19 @@ def test_threshold_is_near_that_of_a_fine_search(name, distribution):
     assert rounding_error(x, name, threshold) <= 1.1 * best
 
 
-def test_magnitudes_are_counted_alike_in_a_graph():
-    x = make_values((500, 1))
+@pytest.mark.parametrize("mode", MODES)
+def test_sample_has_the_thresholds_of_its_counts(mode):
+    formats = tuple(parse_format(name) for name in ("INT2", "INT4", "E4M3"))
+    x = make_values((512, 1))
     x[::7] = 0
     counts, largest = count_magnitudes(x)
-    in_graph = in_mode(count_magnitudes_in_graph, "xla")(x[:, 0])
-    np.testing.assert_array_equal(counts.sum(), (x != 0).sum())
-    np.testing.assert_array_equal(in_graph[0], counts)
-    np.testing.assert_array_equal(in_graph[1], largest)
+    expected = least_error_thresholds(counts, largest, formats)[:, 0]
+
+    def find(x, largest):
+        return least_error_on_sample(x, largest, formats)
+
+    found = in_mode(find, mode)(np.abs(x[:, 0]), largest[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_thresholds_of_an_all_zero_tensor_are_usable():
