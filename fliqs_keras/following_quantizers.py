@@ -23,9 +23,8 @@ _OBSERVED_VALUES = 1024
 
 def _grow(now: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Returns thresholds that grow as the range does."""
-    # Multiplied first: XLA compiles a division of its own for a quotient that
-    # is broadcast.
-    return now * after / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+    growth = after / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
+    return now * growth
 
 
 def _keep_share(

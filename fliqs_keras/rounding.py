@@ -160,6 +160,11 @@ def _round(
     return y
 
 
+def _round_to_one(number_format: Format, x: Tensor, scale: Tensor) -> Tensor:
+    kernels = kernels_of([number_format])
+    return _round(kernels, x, scale, grid_of(number_format))
+
+
 def _pull_back(x: Tensor, threshold: Tensor, upstream: Tensor) -> Tensor:
     is_kept = ops.abs(x) <= threshold
     return ops.where(is_kept, upstream, ops.zeros_like(upstream))
@@ -192,6 +197,12 @@ def _is_worth_compiling(x: Tensor) -> bool:
         return False
     batch = x.shape[0] or _USUAL_BATCH
     return batch * math.prod(x.shape[1:]) >= _LARGE
+
+
+def _share_for(x: Tensor) -> Callable[..., Callable]:
+    return functools.partial(
+        share, is_compiled=_is_worth_compiling(x), keeps_shape=True
+    )
 
 
 def _straight_through(
@@ -230,9 +241,7 @@ def round_to_chosen(
     Returns:
         A tensor of the shape of `x`.
     """
-    shared = functools.partial(
-        share, is_compiled=_is_worth_compiling(x), keeps_shape=True
-    )
+    shared = _share_for(x)
     return _straight_through(
         shared(_round_to_chosen, formats),
         shared(_pull_back_to_chosen),
@@ -283,8 +292,8 @@ def round_to_format(
     threshold = ops.convert_to_tensor(threshold, "float32")
     scale = ops.cast(threshold, wide) / number_format.max_code
     scale = ops.cast(scale, "float32")
-    grid = grid_of(number_format)
-    round_x = functools.partial(_round, kernels_of([number_format]))
+    shared = _share_for(x)
+    round_x = shared(_round_to_one, number_format)
     return _straight_through(
-        lambda x, threshold: round_x(x, scale, grid), _pull_back, x, threshold
+        lambda x, _: round_x(x, scale), shared(_pull_back), x, threshold
     )

@@ -1,7 +1,8 @@
 """Functions that a graph calls many times and that are traced once.
 
-To trace the ops of every quantizer takes TensorFlow longer than to compile
-them. Quantizers share functions instead, and a graph holds one call for each.
+To trace the ops of every quantizer takes TensorFlow about as long as XLA takes
+to compile them. Quantizers share functions instead, and a graph holds one call
+for each.
 """
 
 import functools

@@ -35,10 +35,11 @@ def make_quantizer(kind=quantizers.SwitchableQuantizer):
 
 
 # Outside of a model, a function that JAX compiles keeps the variables' values.
+@pytest.mark.parametrize("rows", [64, pytest.param(2**16, id="compiled_alone")])
 @pytest.mark.parametrize("mode", MODES if IS_TENSORFLOW else ["eager"])
-def test_each_format_rounds_as_it_does_alone(mode):
+def test_each_format_rounds_as_it_does_alone(mode, rows):
     quantizer = make_quantizer()
-    x = make_values()
+    x = make_values((rows, 6))
     quantizer.set_thresholds(x, np.abs(x).max(axis=0))
     run = in_mode(quantizer, mode)
     outputs = {}
