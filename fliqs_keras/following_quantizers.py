@@ -81,7 +81,9 @@ def _observe(
     sample = thresholds.take_spread(
         ops.reshape(magnitudes, (-1,)), _OBSERVED_VALUES
     )
-    best = thresholds.least_error_on_sample(sample, largest, formats)
+    counts = thresholds.count_magnitudes_in_graph(sample, largest)
+    best = thresholds.least_error_thresholds(counts, largest[None], formats)
+    best = best[:, 0]
     average = now + _OBSERVATION_RATE * (best - now)
     observed = ops.where(ops.isinf(now), best, average)
     return thresholds.settle(observed, now, formats)

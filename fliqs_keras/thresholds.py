@@ -23,15 +23,12 @@ from fliqs_keras.formats import Format
 Tensor = Any
 
 # Candidate thresholds as fractions of the largest magnitude: eight to the
-# octave down to 1/32, where even INT2 on heavy tails has its best one.
+# octave down to 1/32, where even INT2 on heavy tails has its best one. Reduced
+# as a matrix, because XLA splits longer reductions in two: each reduction that
+# is compiled for each quantizer counts.
 _FRACTIONS = 2.0 ** (-np.arange(42) / 8)
-# What is longer is reduced as a matrix, because XLA splits longer reductions
-# in two, and each that it compiles for each quantizer counts.
-_SHORT = 32
 _FRACTION_ROWS = 6
 _BINS = 256
-# Of zeros, which every format has.
-_NO_BIN = _BINS
 # Points of a bin at which the error is averaged.
 _POINTS = 16
 
@@ -90,6 +87,24 @@ def count_magnitudes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return counts.astype("float32"), largest
 
 
+def count_magnitudes_in_graph(magnitudes: Tensor, largest: Tensor) -> Tensor:
+    """Counts magnitudes of a single channel in the same bins, in a graph.
+
+    Args:
+        magnitudes: A vector.
+        largest: The largest magnitude of the channel, a scalar.
+
+    Returns:
+        The counts, of shape `(1, bins)`.
+    """
+    width = ops.maximum(largest, SMALLEST_THRESHOLD) / _BINS
+    bins = ops.minimum(ops.cast(magnitudes / width, "int32"), _BINS - 1)
+    # One-hot vectors of what is out of range are zero.
+    bins = ops.where(magnitudes > 0, bins, -1)
+    counts = ops.sum(ops.one_hot(bins, _BINS, dtype="float32"), axis=0)
+    return counts[None, :]
+
+
 def least_error_thresholds(
     counts: Tensor, largest: Tensor, formats: Sequence[Format]
 ) -> Tensor:
@@ -104,44 +119,17 @@ def least_error_thresholds(
     Returns:
         A float32 tensor of shape `(len(formats), channels)`.
     """
-    error = ops.matmul(counts, _error_tables(tuple(formats))[:_BINS])
-    return ops.transpose(_least(error, largest, len(formats)))
-
-
-def least_error_on_sample(
-    magnitudes: Tensor, largest: Tensor, formats: tuple[Format, ...]
-) -> Tensor:
-    """Finds them for a sample of a tensor's magnitudes, in a graph.
-
-    Args:
-        magnitudes: A vector of a multiple of 32 elements.
-        largest: The largest magnitude of the tensor, a scalar.
-        formats: The formats.
-
-    Returns:
-        A float32 tensor of shape `(len(formats),)`.
-    """
-    magnitudes = ops.reshape(magnitudes, (-1, _SHORT))
-    width = ops.maximum(largest, SMALLEST_THRESHOLD) / _BINS
-    bins = ops.minimum(ops.cast(magnitudes / width, "int32"), _BINS - 1)
-    bins = ops.where(magnitudes > 0, bins, _NO_BIN)
-    # Rows are added up and not counted first: XLA compiles it at once.
-    rows = ops.take(_error_tables(formats), bins, axis=0)
-    error = ops.sum(rows, axis=(0, 1))
-    return _least(error[None], largest[None], len(formats))[0]
-
-
-def _least(error: Tensor, largest: Tensor, num_formats: int) -> Tensor:
-    """Returns the thresholds of least error, given that of all candidates."""
+    error = ops.matmul(counts, _error_tables(tuple(formats)))
     shape = (_FRACTION_ROWS, _FRACTIONS.size // _FRACTION_ROWS)
-    error = ops.reshape(error, (-1, num_formats, *shape))
+    error = ops.reshape(error, (-1, len(formats), *shape))
     candidates = largest[:, None] * _FRACTIONS.astype("float32")
     candidates = ops.maximum(candidates, SMALLEST_THRESHOLD)
     candidates = ops.reshape(candidates, (-1, 1, *shape))
     # Not an argmin and a gather, which XLA compiles slowly. Of equal errors
     # the widest threshold wins.
     is_best = error <= ops.min(error, axis=(2, 3), keepdims=True)
-    return ops.max(ops.where(is_best, candidates, 0.0), axis=(2, 3))
+    best = ops.max(ops.where(is_best, candidates, 0.0), axis=(2, 3))
+    return ops.transpose(best)
 
 
 def settle(found: Tensor, now: Tensor, formats: Sequence[Format]) -> Tensor:
@@ -162,12 +150,11 @@ def settle(found: Tensor, now: Tensor, formats: Sequence[Format]) -> Tensor:
 
 @functools.lru_cache(maxsize=None)
 def _error_tables(formats: tuple[Format, ...]) -> Tensor:
-    """Returns the tables of formats side by side, and a row of zeros.
+    """Returns the tables of formats side by side, as a tensor.
 
     One for all graphs, which would each hold a copy for each quantizer.
     """
     tables = np.concatenate([_error_table(f) for f in formats], axis=1)
-    tables = np.pad(tables, ((0, 1), (0, 0)))
     if keras.backend.backend() != "tensorflow":
         return tables
     import tensorflow as tf
