@@ -218,12 +218,21 @@ class FormatSetter:
     """
 
     def __init__(self, decisions: Sequence[Decision]):
-        self._decisions = list(decisions)
+        self._switches = [s for d in decisions for s in d.switches]
+        self._counts = [len(d.switches) for d in decisions]
+        self._is_activation = np.array(
+            [isinstance(s, ActivationQuantizer) for s in self._switches]
+        )
         self._assign = self._assign_all
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            self._assign = tf.function(self._assign_all, autograph=False)
+            # To call the trace takes less time than to call the function.
+            self._assign = tf.function(
+                self._assign_all, autograph=False
+            ).get_concrete_function(
+                tf.TensorSpec((len(self._switches),), "int32")
+            )
 
     def __call__(
         self, indices: Sequence[int], *, activations_off: bool = False
@@ -234,16 +243,12 @@ class FormatSetter:
             indices: Position of an option for each decision.
             activations_off: Whether activation quantizers are switched off.
         """
-        values = []
-        for decision, index in zip(self._decisions, indices, strict=True):
-            for switch in decision.switches:
-                is_activation = isinstance(switch, ActivationQuantizer)
-                is_off = activations_off and is_activation
-                values.append(OFF if is_off else index)
-        self._assign(np.asarray(values, dtype="int32"))
+        values = np.repeat(np.asarray(indices, dtype="int32"), self._counts)
+        if activations_off:
+            values[self._is_activation] = OFF
+        self._assign(ops.convert_to_tensor(values))
 
     def _assign_all(self, values):
-        switches = [s for d in self._decisions for s in d.switches]
-        indices = ops.unstack(values, len(switches))
-        for switch, index in zip(switches, indices, strict=True):
+        indices = ops.unstack(values, len(self._switches))
+        for switch, index in zip(self._switches, indices, strict=True):
             switch.index.assign(index)
