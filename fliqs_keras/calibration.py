@@ -30,8 +30,8 @@ class _ActivationObserver(CallHook):
         return self._observe(quantizer, outputs)
 
     def _observe(self, quantizer, inputs):
-        alive = quantizer.alive_part(inputs)
-        x = ops.convert_to_numpy(ops.cast(alive, "float32"))
+        alive = ops.cast(quantizer.alive_part(inputs), "float32")
+        x = ops.convert_to_numpy(alive)
         generator = np.random.default_rng(0)
         flat = x.reshape(-1)
         if flat.size > _VALUES_A_BATCH:

@@ -37,6 +37,18 @@ def convolutional():
     return keras.Model(inputs, layers.Flatten()(layers.Conv2D(2, 1)(x)))
 
 
+def u_shaped():
+    x = inputs = keras.Input((None, None, 3), name="x")
+    mean = np.float32([0.1, 0.2, 0.3])
+    x = layers.Normalization(mean=mean, variance=mean)(x)
+    x = layers.Conv2D(6, 3, padding="same", activation="silu")(x)
+    y = layers.Conv2D(8, 3, strides=2, padding="same", activation="gelu")(x)
+    y = layers.UpSampling2D(2)(y)
+    return keras.Model(
+        inputs, layers.Conv2D(2, 3)(layers.Add()([x, layers.Conv2D(6, 1)(y)]))
+    )
+
+
 def einsum():
     inputs = keras.Input((6, 5), name="x")
     # Output channels on the first and the last axis of the kernel.
@@ -66,29 +78,73 @@ def data_of(model, count=40, seed=0):
     rng = np.random.default_rng(seed)
     if isinstance(model, Subclassed):
         return rng.normal(size=(count, 4)).astype("float32")
-    shape = (count, *model.input.shape[1:])
+    shape = (count, *(size or 8 for size in model.input.shape[1:]))
     if model.input.dtype == "int32":
         return rng.integers(11, size=shape).astype("int32")
     return rng.normal(size=shape).astype("float32")
 
 
-MODELS = [attention, recurrent, convolutional, einsum, subclassed]
+EXPORTS = {
+    "tflite": (fliqs_keras.export_tflite, fliqs_keras.run_tflite),
+    "onnx": (fliqs_keras.export_onnx, fliqs_keras.run_onnx),
+}
+MODELS = [attention, recurrent, convolutional, u_shaped, einsum, subclassed]
 
 
 @pytest.mark.parametrize("name", ["INT4", "E4M3"])
-@pytest.mark.parametrize("build", MODELS)
-def test_models_from_apply(build, name, tmp_path):
+@pytest.mark.parametrize(
+    "kind, build",
+    [
+        (kind, build)
+        for kind in EXPORTS
+        for build in MODELS
+        # ONNX has no grouped convolution from tf2onnx.
+        if (kind, build) != ("onnx", convolutional)
+    ],
+)
+def test_models_from_apply(kind, build, name, tmp_path):
     keras.utils.set_random_seed(0)
     model = build()
     quantized = fliqs_keras.apply(model, name)
     data = data_of(model)
     fliqs_keras.calibrate(quantized, data)
-    report = fliqs_keras.export_tflite(
-        quantized, tmp_path / "model.tflite", verify_data=data
-    )
+    export, _ = EXPORTS[kind]
+    report = export(quantized, tmp_path / "model", verify_data=data)
     assert not report.left_in_float, str(report)
     for row in itertools.chain(*report.verification.runs.values()):
         assert row.mean <= 1e-4, str(report)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("build", [attention, recurrent, subclassed])
+def test_mixed_precision_is_exported_in_float32(
+    build, kind, policy, tmp_path, monkeypatch
+):
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = fliqs_keras.apply(build(), "INT8")
+    finally:
+        keras.config.set_dtype_policy(before)
+    data = data_of(model)
+    fliqs_keras.calibrate(model, data)
+    expected = keras.tree.flatten(model(data, training=False))
+    export, run = EXPORTS[kind]
+    path = tmp_path / f"model.{kind}"
+    report = export(model, path, verify_data=data)
+    for row in itertools.chain(*report.verification.runs.values()):
+        assert row.mean <= 1e-4, str(report)
+    # The model is as it was, and the file near to it.
+    again = keras.tree.flatten(model(data, training=False))
+    found = keras.tree.flatten(run(path, data))
+    for y, y_again, y_found in zip(expected, again, found, strict=True):
+        assert keras.backend.standardize_dtype(y.dtype) == policy[6:]
+        np.testing.assert_array_equal(y_again, y)
+        y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
+        assert y_found.dtype == np.float32
+        assert np.abs(y_found - y).mean() <= 2e-2 * np.ptp(y)
 
 
 @pytest.mark.parametrize("build", [attention, recurrent, convolutional])

@@ -1,6 +1,7 @@
 """From a Keras model to a float LiteRT file, by TensorFlow's converter."""
 
 import contextlib
+import functools
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from fliqs_keras import _keras
+from fliqs_keras.export.precision import in_float32
 from fliqs_keras.export.signature import flatten_outputs
 from fliqs_keras.quantized_layers import CallHook, use_hook
 
@@ -66,6 +68,7 @@ def unrolled_function(
     """A traced function of a model in inference, with small weights constant.
 
     Recurrent layers unroll their steps meanwhile: runtimes have no such loop.
+    Layers of mixed precision compute in float32.
 
     Args:
         model: The model.
@@ -93,7 +96,7 @@ def unrolled_function(
         # An output that is an input would lose one of its two names.
         return {name: tf.identity(y) for name, y in outputs.items()}
 
-    with _unrolled(model):
+    with _unrolled(model), _resized(model), in_float32(model):
         _trace(serve)
         yield serve
 
@@ -125,6 +128,34 @@ def _unrolled(model: keras.Model) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.unroll = False
+
+
+@contextlib.contextmanager
+def _resized(model: keras.Model) -> Iterator[None]:
+    """Has images grow by the op that runtimes have for it.
+
+    Keras repeats rows and columns, of which the converter loses the shape.
+    """
+    layers = [
+        layer
+        for layer in _keras.flatten_layers(model)
+        if isinstance(layer, keras.layers.UpSampling2D)
+        and layer.interpolation == "nearest"
+        and layer.data_format == "channels_last"
+    ]
+    for layer in layers:
+        layer.call = functools.partial(_resize, layer.size)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.call
+
+
+def _resize(factors: tuple[int, int], images: tf.Tensor) -> tf.Tensor:
+    sizes = keras.ops.shape(images)[1:3]
+    sizes = [n * factor for n, factor in zip(sizes, factors, strict=True)]
+    return tf.image.resize(images, sizes, method="nearest")
 
 
 def _explain(message: str) -> str:

@@ -69,7 +69,7 @@ def _known_inputs(model: keras.Model) -> Structure | None:
         shape = (model.get_build_config() or {}).get("input_shape")
         if not _is_shape(shape):
             return None
-        return keras.InputSpec(model.input_dtype, shape=(None, *shape[1:]))
+        return keras.InputSpec("float32", shape=(None, *shape[1:]))
 
 
 def _is_shape(value: Any) -> bool:

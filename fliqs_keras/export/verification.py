@@ -13,6 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from fliqs_keras.export.onnx.running import run_onnx
+from fliqs_keras.export.precision import in_float32
 from fliqs_keras.export.running import run_tflite
 from fliqs_keras.export.signature import (
     flatten_inputs,
@@ -121,7 +122,8 @@ def verify_export(
     A LiteRT file runs with and without the default delegate (XNNPACK), an
     ONNX file with and without the optimizations of onnxruntime. The Keras
     model runs op by op, and compiled by XLA to see how far it is
-    from itself.
+    from itself; in float32, as the file does, also if it is of mixed
+    precision.
 
     Args:
         model: The model that was exported.
@@ -156,14 +158,15 @@ def verify_export(
         )
     specs, inputs = _gather(model, data)
     fed = flatten_inputs(specs, inputs)
-    expected = _run_keras(model, inputs, batch_size)
+    with in_float32(model):
+        expected = _run_keras(model, inputs, batch_size)
+        compiled = _run_compiled(model, inputs, batch_size)
     runs = {}
     for name, run in _ways_to_run(path).items():
         outputs = run(path, fed, batch_size)
         if not isinstance(outputs, Mapping):
             outputs = {next(iter(expected)): outputs}
         runs[name] = _compare(outputs, expected)
-    compiled = _run_compiled(model, inputs, batch_size)
     return VerificationReport(
         len(next(iter(fed.values()))),
         tolerance,

@@ -10,6 +10,7 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fliqs_keras.export.converter import unrolled_function
@@ -34,7 +35,11 @@ def mark(x: tf.Tensor, path: str) -> tf.Tensor:
     Returns:
         `x`, marked.
     """
-    return tf.debugging.check_numerics(x, _PREFIX + path)
+    # The op takes no integers; float64 holds those of 32 bits.
+    is_float = x.dtype.is_floating
+    marked = x if is_float else tf.cast(x, "float64")
+    marked = tf.debugging.check_numerics(marked, _PREFIX + path)
+    return marked if is_float else tf.cast(marked, x.dtype)
 
 
 def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
@@ -62,9 +67,13 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
             serve,
             input_signature=serve.input_signature,
             opset=_OPSET,
-            custom_op_handlers={"CheckNumerics": (_read_marker, [])},
+            custom_op_handlers={
+                "CheckNumerics": (_read_marker, []),
+                "Erfc": (_write_erfc, []),
+            },
             extra_opset=[domain],
         )
+        _hold_captures(converted.graph, serve.get_concrete_function())
     # tf2onnx leaves ops of TensorFlow in place that it does not know.
     strangers = {
         node.op_type
@@ -81,6 +90,21 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
     return converted
 
 
+def _hold_captures(graph: Any, function: Any) -> None:
+    """Makes constants of tensors that layers hold outside of variables.
+
+    tf2onnx takes them for inputs.
+    """
+    from_array = require("onnx").numpy_helper.from_array
+    inputs = {value.name: value for value in graph.input}
+    captured = function.captured_inputs
+    first = len(function.inputs) - len(captured)
+    for tensor, value in zip(function.inputs[first:], captured, strict=True):
+        if tensor.name in inputs:
+            graph.input.remove(inputs[tensor.name])
+            graph.initializer.append(from_array(value.numpy(), tensor.name))
+
+
 def _read_marker(context: Any, node: Any, name: str, args: Any) -> Any:
     """Has tf2onnx write a marker for a `CheckNumerics` of `mark`."""
     message = node.get_attr_str("message")
@@ -92,6 +116,15 @@ def _read_marker(context: Any, node: Any, name: str, args: Any) -> Any:
     node.domain = MARKER_DOMAIN
     node.set_attr("path", message.removeprefix(_PREFIX))
     return node
+
+
+def _write_erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """Has tf2onnx write `erfc(x)`, of which GELU is made, as `erf(-x) + 1`."""
+    context.insert_new_node_on_input(node, "Neg", node.input[0])
+    node.type = "Erf"
+    erf = node.output[0]
+    one = context.make_const(f"{name}_one", np.float32(1))
+    context.insert_new_node_on_output("Add", erf, inputs=[erf, one.output[0]])
 
 
 def require(name: str) -> types.ModuleType:
