@@ -1,10 +1,12 @@
 """Training in formats that a controller chooses, as a callback of `fit`."""
 
+import math
 import os
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 
 from fliqs_keras import calibration
@@ -93,27 +95,12 @@ class FormatTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._decisions = decisions(self.model)
-        self._total_steps = self._find_total_steps()
-        self._controller = self.make_controller(
-            cost_table(self.cost, self.model, self._decisions),
-            self._total_steps,
-        )
-        self.target = self._controller.target
+        self._table = cost_table(self.cost, self.model, self._decisions)
+        self._plan(self._find_total_steps(first_epoch=0))
         self._set_formats = FormatSetter(self._decisions)
         self._standing_on = None
         if self.data is not None:
             self._probe = LossProbe(self.model, self._set_formats, self.data)
-        self._activation_delay_steps = round(
-            self.activation_delay * self._total_steps
-        )
-        if (first := self._controller.first_probe_step) is not None:
-            # Formats are not compared while activations have none.
-            self._activation_delay_steps = min(
-                self._activation_delay_steps, first
-            )
-        self._window_step = self._total_steps - round(
-            _STATISTICS_SHARE * self._total_steps
-        )
         self._window: calibration.BatchNormWindow | None = None
         self._window_batches = 0
         self._step = 0
@@ -123,10 +110,29 @@ class FormatTraining(keras.callbacks.Callback):
         # Metrics exist only after the first batch in `fit`.
         self._loss_metric = None
         self._seen = (0.0, 0.0)
+        self._is_loss_finite = True
         if self.log_dir is not None:
             self._log = SearchLog(self.log_dir)
 
+    def _plan(self, total_steps: int) -> None:
+        """Decides what happens at which step."""
+        self._total_steps = total_steps
+        self._controller = self.make_controller(self._table, total_steps)
+        self.target = self._controller.target
+        self._activation_delay_steps = round(
+            self.activation_delay * total_steps
+        )
+        if (first := self._controller.first_probe_step) is not None:
+            # Formats are not compared while activations have none.
+            self._activation_delay_steps = min(
+                self._activation_delay_steps, first
+            )
+        self._window_step = total_steps - round(_STATISTICS_SHARE * total_steps)
+
     def on_epoch_begin(self, epoch, logs=None):
+        if epoch and not self._step:
+            # A training that is resumed has fewer steps than `fit` told.
+            self._plan(self._find_total_steps(first_epoch=epoch))
         self._seen = (0.0, 0.0)
         if not self._controller.settled:
             calibration.fit_weight_thresholds(self.model)
@@ -152,6 +158,14 @@ class FormatTraining(keras.callbacks.Callback):
         controller = self._controller
         cost = controller.cost
         loss = self._batch_loss()
+        if self._is_loss_finite and not math.isfinite(loss):
+            self._is_loss_finite = False
+            logging.warning(
+                "The loss of step %d is %s. Formats are not judged by such "
+                "steps. If it stays so, lower the learning rate.",
+                self._step,
+                loss,
+            )
         # Before the step, which chooses the formats of the next batch.
         logged = self._state_to_log() if self._is_logged() else None
         controller.step(-loss, cost)
@@ -165,6 +179,8 @@ class FormatTraining(keras.callbacks.Callback):
             logs.update(record)
 
     def on_epoch_end(self, epoch, logs=None):
+        # What callbacks behind this one save then keeps the target.
+        self._stand_on(self._controller.best_choice())
         if logs is not None and self.history:
             logs.update(self.history[-1])
 
@@ -179,6 +195,13 @@ class FormatTraining(keras.callbacks.Callback):
             self._stand_on(self._controller.best_choice())
 
     def on_train_end(self, logs=None):
+        if not self._controller.settled:
+            logging.warning(
+                "The training ended after %d of %d steps, before its formats "
+                "were settled. Those that it ends on are the best known then.",
+                self._step,
+                self._total_steps,
+            )
         if self._window is not None:
             self._window.close(self._window_batches)
         self._set_formats(self._controller.best_choice())
@@ -242,7 +265,7 @@ class FormatTraining(keras.callbacks.Callback):
         self._batch_size = count - seen_count
         return (total - seen_total) / max(count - seen_count, 1e-12)
 
-    def _find_total_steps(self) -> int:
+    def _find_total_steps(self, first_epoch: int) -> int:
         """Returns how often formats can change: once an execution."""
         at_once = self.model.steps_per_execution
         if self.total_steps is not None:
@@ -254,7 +277,8 @@ class FormatTraining(keras.callbacks.Callback):
                 f"steps={params.get('steps')!r} from `fit`. Pass "
                 "`total_steps` to the callback, or `steps_per_epoch` to fit"
             )
-        return -(-params["steps"] // at_once) * params["epochs"]
+        epochs = params["epochs"] - first_epoch
+        return -(-params["steps"] // at_once) * epochs
 
 
 def _find_loss_metric(model: keras.Model) -> keras.metrics.Mean:

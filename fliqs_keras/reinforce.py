@@ -178,15 +178,29 @@ class ReinforceController(Controller):
         return self.policy.entropy()
 
     def step(self, quality: float, cost: float) -> np.ndarray:
-        config = self.config
         # Of several budgets the one that is used most counts, on the scale of
         # the first: a sum of penalties would pull costs up to budgets that
         # another budget keeps them from.
         shares = [limit.share(self.choice) for limit in self.others]
         cost = max([cost, *(share * self.target for share in shares)])
-        self.reward = self._reward(quality, cost, self.target, config.penalty)
+        self.reward = self._reward(
+            quality, cost, self.target, self.config.penalty
+        )
         if self.settled:
             return self.choice
+        # A loss that is no number tells nothing of the formats.
+        if np.isfinite(self.reward):
+            self._learn()
+        self._steps += 1
+        if self._steps >= self._settle_step:
+            self.choice = self.best_choice()
+            self.settled = True
+        else:
+            self.choice = self._sample()
+        return self.choice
+
+    def _learn(self) -> None:
+        config = self.config
         if self.baseline is None:
             self.baseline = self.reward
         if self._steps >= self._delay_steps:
@@ -201,13 +215,6 @@ class ReinforceController(Controller):
             )
         momentum = config.baseline_momentum
         self.baseline += (1 - momentum) * (self.reward - self.baseline)
-        self._steps += 1
-        if self._steps >= self._settle_step:
-            self.choice = self.best_choice()
-            self.settled = True
-        else:
-            self.choice = self._sample()
-        return self.choice
 
     def _sample(self) -> np.ndarray:
         choice = self.policy.sample(self._generator)
@@ -252,5 +259,5 @@ class ReinforceController(Controller):
         return {
             "entropy": self.entropy,
             "reward": self.reward,
-            "baseline": self.baseline,
+            "baseline": np.nan if self.baseline is None else self.baseline,
         }

@@ -243,6 +243,22 @@ def test_policy_waits_for_the_delay_and_the_baseline_does_not():
     assert controller.entropy < np.log(2)
 
 
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_policy_learns_nothing_from_a_loss_that_is_no_number(loss):
+    controller = ReinforceController(
+        COSTS, 8.0, 4, Reinforce(delay=0.0, settle=0.0), seed=0
+    )
+    controller.step(-loss, controller.cost)
+    assert controller.entropy == pytest.approx(np.log(2))
+    assert np.isnan(controller.metrics()["baseline"])
+    controller.step(-1.0, controller.cost)
+    learnt = controller.probabilities()
+    assert np.isfinite(controller.baseline)
+    controller.step(-loss, controller.cost)
+    np.testing.assert_array_equal(controller.probabilities(), learnt)
+    assert cost_of(controller.step(-loss, 0.0), COSTS) <= 8.0
+
+
 def reachable_floor(target):
     totals = [sum(choice) for choice in itertools.product(*COSTS)]
     reachable = max(total for total in totals if total <= target)

@@ -347,6 +347,76 @@ def test_activations_are_quantized_when_formats_are_compared(start, expected):
     assert None not in formats[expected:]
 
 
+@pytest.mark.parametrize("is_backup_first", [False, True])
+def test_a_resumed_training_searches_in_the_epochs_that_are_left(
+    is_backup_first, tmp_path
+):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(("INT4", 1.2), data=(x, y))
+    callbacks = [search, keras.callbacks.BackupAndRestore(tmp_path)]
+    if is_backup_first:
+        callbacks.reverse()
+
+    class Interruption(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(
+            x, y, epochs=4, verbose=0, callbacks=[*callbacks, Interruption()]
+        )
+    assert len(search.history) == 6
+    model.fit(x, y, epochs=4, verbose=0, callbacks=callbacks)
+    assert len(search.history) == 2
+    assert search.sensitivity is not None
+
+
+@pytest.mark.parametrize("controller", ["sensitivity", "reinforce"])
+def test_checkpoints_keep_the_target(controller, tmp_path):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT2", "INT8"]))
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(
+        ("INT2", 2.0), data=(x, y), controller=controller, seed=0
+    )
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    model.fit(x, y, epochs=4, verbose=0, callbacks=[search, checkpoint])
+    costs = [
+        fliqs_keras.BitOps()(keras.saving.load_model(path))
+        for path in sorted(tmp_path.iterdir())
+    ]
+    assert len(costs) == 4
+    assert max(costs) <= search.target * (1 + 1e-9)
+
+
+def test_a_training_that_is_stopped_says_that_the_search_was_not_over(caplog):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(("INT4", 1.2), data=(x, y))
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", True)
+    )
+    model.fit(x, y, epochs=20, verbose=0, callbacks=[search, stop])
+    assert "ended after 2 of 40 steps" in caplog.text
+    assert search.sensitivity is None
+    assert fliqs_keras.BitOps()(model) <= search.target
+
+
+def test_a_search_outlives_losses_that_are_no_numbers(caplog):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    x, y = make_data(64)
+    x[16:] = np.nan
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 1.5), controller="reinforce", seed=0
+    )
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[search])
+    assert np.isnan(search.history[-1]["reward"])
+    assert np.isfinite(search.history[-1]["baseline"])
+    assert search.assignment is not None
+    assert "loss of step 2 is nan" in caplog.text
+
+
 def test_the_model_given_is_left_untouched():
     model = build_net()
     before = [w.numpy() for w in model.weights]
