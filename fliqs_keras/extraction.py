@@ -227,28 +227,29 @@ def _copy_quantizers(
     if not _quantizers(layer):
         return
     quantize_layer(counterpart, layer.quantize_config)
-    axes = {
-        id(quantizer): alive.of_variable(layer, variable)
-        for variable, quantizer in layer.quantized_weights()
-    }
     for quantizer, new in zip(
         layer.quantizers(), counterpart.quantizers(), strict=True
     ):
-        taken = axes.get(id(quantizer), {})
         new.index.assign(quantizer.index)
-        for name, first in (("thresholds", 1), ("range", 0)):
-            value = ops.convert_to_numpy(getattr(quantizer, name))
-            getattr(new, name).assign(
-                _take(
-                    value,
-                    {
-                        axis + first: positions
-                        for axis, positions in taken.items()
-                        # Only channels have thresholds of their own.
-                        if value.ndim > first and value.shape[axis + first] > 1
-                    },
-                )
-            )
+    for quantizer, new in zip(
+        layer.activation_quantizers(),
+        counterpart.activation_quantizers(),
+        strict=True,
+    ):
+        new.thresholds.assign(quantizer.thresholds)
+        new.range.assign(quantizer.range)
+    for (variable, quantizer), (small_variable, new) in zip(
+        layer.quantized_weights(), counterpart.quantized_weights(), strict=True
+    ):
+        found = quantizer.thresholds_for(layer.weight_value(variable))
+        kept = {
+            axis + 1: positions
+            for axis, positions in alive.of_variable(layer, variable).items()
+            # Only channels have thresholds of their own.
+            if found.shape[1:] and found.shape[axis + 1] > 1
+        }
+        found = _take(ops.convert_to_numpy(found), kept)
+        new.keep_thresholds(counterpart.weight_value(small_variable), found)
 
 
 def _take(value: np.ndarray, alive: dict[int, np.ndarray]) -> np.ndarray:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fliqs_keras import thresholds
 from fliqs_keras.formats import Format
-from fliqs_keras.quantizers import SwitchableQuantizer
+from fliqs_keras.quantizers import AGGREGATION, SwitchableQuantizer
 from fliqs_keras.shared_functions import share
 
 __all__ = ["ActivationQuantizer", "WeightQuantizer"]
@@ -21,23 +22,13 @@ _OBSERVED_EXAMPLES = 8
 _OBSERVED_VALUES = 1024
 
 
-def _grow(now: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Returns thresholds that grow as the range does."""
-    growth = after / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
-    return now * growth
-
-
-def _keep_share(
-    formats: tuple[Format, ...], largest: Tensor, before: Tensor, now: Tensor
+def _take_shares(
+    formats: tuple[Format, ...], shares: Tensor, largest: Tensor
 ) -> Tensor:
-    """Returns thresholds in the proportion to the range that they had."""
-    # A channel that was all zero has no proportion yet: do not clip it.
-    # A threshold at the largest magnitude stays there to the bit: one
-    # rounded to just below it would stop the gradient of that weight.
-    has_share = ops.logical_and(before[None] > 0, now != before[None])
-    grown = _grow(now, before[None], largest[None])
-    kept = ops.where(has_share, grown, largest[None])
-    return thresholds.settle(kept, now, formats)
+    """Returns thresholds that are shares of the largest magnitudes."""
+    unscaled = np.array([f.max_code for f in formats], "float32")
+    unscaled = unscaled.reshape((-1,) + (1,) * len(largest.shape))
+    return thresholds.settle(shares * largest, unscaled, formats)
 
 
 def _follow_average(
@@ -64,10 +55,11 @@ def _follow_average(
         largest,
     )
     is_observing = ops.logical_or(before <= 0, index < 0)
+    growth = average / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
     followed = ops.cond(
         is_observing,
         lambda: _observe(formats, magnitudes, largest, now),
-        lambda: thresholds.settle(_grow(now, before, average), now, formats),
+        lambda: thresholds.settle(now * growth, now, formats),
     )
     return followed, average
 
@@ -91,18 +83,56 @@ def _observe(
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
 class WeightQuantizer(SwitchableQuantizer):
-    """A quantizer whose thresholds move with the range of a weight.
+    """A quantizer whose thresholds are shares of the range of a weight.
 
-    In training each threshold keeps its proportion to the largest magnitude
-    of its channel, so that weights may grow and shrink.
+    It holds in `shares` what part of the largest magnitude of a channel the
+    threshold of each format is, and takes that magnitude from the weight each
+    time. So weights may grow and shrink, and be replaced, as by a moving
+    average of them, without a threshold that belongs to what they were.
     """
 
-    def follow(self, x: Tensor) -> None:
+    def _add_thresholds(self) -> None:
+        self.shares = self.add_weight(
+            name="shares",
+            shape=(len(self.formats), *self.channel_shape),
+            initializer="ones",
+            trainable=False,
+            aggregation=AGGREGATION,
+        )
+
+    def _require_thresholds(self) -> None:
+        """Does nothing: there is always a range."""
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there are thresholds: always."""
+        return True
+
+    def thresholds_for(self, x: Tensor) -> Tensor:
+        if x is None:
+            raise ValueError(
+                "Expected the weight, of whose range the thresholds of "
+                f"{self.path!r} are shares. Received: None"
+            )
         largest = self.range_of(x)
-        before = ops.convert_to_tensor(self.range)
-        now = ops.convert_to_tensor(self.thresholds)
-        keep_share = share(_keep_share, self.formats)
-        self._assign(keep_share(largest, before, now), largest)
+        take_shares = share(_take_shares, self.formats)
+        return take_shares(ops.convert_to_tensor(self.shares), largest)
+
+    def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
+        largest = self.range_of(x)
+        # A channel of zeros has no proportion: what it becomes is not clipped.
+        has_share = largest > thresholds.SMALLEST_THRESHOLD
+        part = wanted / ops.where(has_share, largest, 1.0)
+        self.shares.assign(ops.where(has_share, part, 1.0))
+
+    def set_thresholds(self, values: Tensor) -> None:
+        """Sets the shares to those of least squared error on a weight.
+
+        Args:
+            values: The weight.
+        """
+        values = ops.cast(values, "float32")
+        self.keep_thresholds(values, self._least_error(values))
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")

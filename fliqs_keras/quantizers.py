@@ -18,7 +18,7 @@ Tensor = Any
 OFF = -1
 
 # Replicas must quantize alike: all take what the first one saw.
-_AGGREGATION = "only_first_replica"
+AGGREGATION = "only_first_replica"
 
 
 def require_quantized_weights(path: str, store: Mapping) -> None:
@@ -55,10 +55,9 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     and neither the compute nor the memory grows with the number of formats.
 
     The thresholds are not trained. This class leaves them as they are set;
-    the quantizers that `fliqs_keras.apply` makes keep them up with the
-    tensor while it trains. Values are computed in float32 and returned in
-    the dtype of the input; gradients pass straight through except where the
-    input is clipped.
+    those of the quantizers that `fliqs_keras.apply` makes follow the tensor.
+    Values are computed in float32 and returned in the dtype of the input;
+    gradients pass straight through except where the input is clipped.
 
     Args:
         formats: Formats or their names, at least one.
@@ -132,14 +131,17 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             dtype="int32",
             initializer=keras.initializers.Constant(self._widest()),
             trainable=False,
-            aggregation=_AGGREGATION,
+            aggregation=AGGREGATION,
         )
+        self._add_thresholds()
+
+    def _add_thresholds(self) -> None:
         self.thresholds = self.add_weight(
             name="thresholds",
             shape=(len(self.formats), *self.channel_shape),
             initializer=self._unset_thresholds,
             trainable=False,
-            aggregation=_AGGREGATION,
+            aggregation=AGGREGATION,
         )
         # Largest magnitude that the thresholds were set for; zero before.
         self.range = self.add_weight(
@@ -147,7 +149,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             shape=self.channel_shape,
             initializer="zeros",
             trainable=False,
-            aggregation=_AGGREGATION,
+            aggregation=AGGREGATION,
         )
 
     def _widest(self) -> int:
@@ -178,8 +180,19 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             x,
             self.formats,
             ops.convert_to_tensor(self.index),
-            ops.convert_to_tensor(self.thresholds),
+            self.thresholds_for(ops.stop_gradient(x)),
         )
+
+    def thresholds_for(self, x: Tensor) -> Tensor:
+        """Returns the thresholds that a tensor is quantized with.
+
+        Args:
+            x: The tensor, in float32.
+
+        Returns:
+            A threshold for each format, along the first axis.
+        """
+        return ops.convert_to_tensor(self.thresholds)
 
     def follow(self, x: Tensor) -> None:
         """Keeps the thresholds up with the tensor; called while training.
@@ -230,6 +243,15 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         now = ops.convert_to_tensor(self.thresholds)
         found = thresholds.settle(found, now, self.formats)
         self._assign(found, ops.reshape(value_range, self.channel_shape))
+
+    def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
+        """Sets what makes a tensor be quantized with given thresholds.
+
+        Args:
+            x: The tensor.
+            wanted: A threshold for each format, along the first axis.
+        """
+        self._assign(wanted, self.range_of(x))
 
     def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
         self.thresholds.assign(new_thresholds)
@@ -290,8 +312,12 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             )
         return self.formats.index(wanted)
 
-    def scale(self) -> np.ndarray:
+    def scale(self, x: Tensor | None = None) -> np.ndarray:
         """Returns the scale of the format in use, float32, a channel.
+
+        Args:
+            x: The tensor that is quantized. Needed by a `WeightQuantizer`,
+                whose thresholds depend on it.
 
         Raises:
             ValueError: If the quantizer is off.
@@ -302,9 +328,8 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
                 f"Expected quantizer {self.name!r} to stand on a format. "
                 "Received: a quantizer that is off. Call `set_format` first."
             )
-        threshold = ops.convert_to_numpy(self.thresholds)[
-            self.formats.index(number_format)
-        ]
+        thresholds = ops.convert_to_numpy(self.thresholds_for(x))
+        threshold = thresholds[self.formats.index(number_format)]
         return threshold / np.float32(number_format.max_code)
 
     def load_own_variables(self, store):

@@ -55,16 +55,14 @@ def measure(model: keras.Model) -> Clipping:
         quantizer = fliqs_keras.WeightQuantizer(FORMATS, [-1])
         quantizer.build(kernel.shape)
         quantizer.set_thresholds(kernel)
-        best = keras.ops.convert_to_numpy(quantizer.thresholds)
-        axes = tuple(range(kernel.ndim - 1))
-        largest = np.abs(kernel).max(axis=axes)
-        shares.append(best.reshape(len(FORMATS), -1) / largest)
+        best = keras.ops.convert_to_numpy(quantizer.shares)
+        shares.append(best.reshape(len(FORMATS), -1))
         for row, name in enumerate(FORMATS):
             quantizer.set_format(name)
             for column in range(len(FORMATS)):
                 switched = best.copy()
                 switched[row] = best[column]
-                quantizer.thresholds.assign(switched)
+                quantizer.shares.assign(switched)
                 rounded = keras.ops.convert_to_numpy(quantizer(kernel))
                 errors[row, column] += np.sum((rounded - kernel) ** 2)
     return Clipping(

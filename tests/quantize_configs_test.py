@@ -76,7 +76,7 @@ def test_registered_class_is_quantized(mix, registered_mix):
     for quantizer, tensor in zip(
         reversed(quantizers), (x, kernel), strict=True
     ):
-        threshold = ops.convert_to_numpy(quantizer.thresholds)[0]
+        threshold = ops.convert_to_numpy(quantizer.thresholds_for(tensor))[0]
         rounded = fliqs_keras.round_to_format(
             ops.convert_to_numpy(tensor), "INT2", threshold
         )

@@ -134,43 +134,83 @@ def test_thresholds_of_an_all_zero_tensor_are_usable():
     np.testing.assert_array_equal(quantizer(np.zeros((64, 6), "float32")), 0)
 
 
+def weight_thresholds(quantizer, x):
+    return np.asarray(quantizer.thresholds_for(x))
+
+
 def test_weight_thresholds_keep_their_proportion_to_the_range():
     quantizer = make_quantizer(WeightQuantizer)
     x = make_values()
-    quantizer.set_thresholds(x, quantizer.range_of(x))
-    before = quantizer.thresholds.numpy()
-    quantizer(3.0 * x, training=False)
-    np.testing.assert_array_equal(quantizer.thresholds.numpy(), before)
-    quantizer(3.0 * x, training=True)
-    after = quantizer.thresholds.numpy()
+    quantizer.set_thresholds(x)
+    before = weight_thresholds(quantizer, x)
+    after = weight_thresholds(quantizer, 3.0 * x)
     np.testing.assert_allclose(after[:3], 3.0 * before[:3], rtol=1e-6)
     # BF16 and FP32 are not scaled.
     np.testing.assert_array_equal(after[3:], before[3:])
+    # Those of least error are the same for a multiple of the weight.
+    again = make_quantizer(WeightQuantizer)
+    again.set_thresholds(3.0 * x)
+    np.testing.assert_allclose(
+        weight_thresholds(again, 3.0 * x), after, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_weight_is_rounded_with_its_own_thresholds(name, training):
+    quantizer = make_quantizer(WeightQuantizer)
+    quantizer.set_thresholds(make_values())
+    quantizer.set_format(name)
+    x = make_values(seed=1)
+    threshold = weight_thresholds(quantizer, x)[FORMATS.index(name)]
+    np.testing.assert_array_equal(
+        quantizer(x, training=training), round_to_format(x, name, threshold)
+    )
+    # What a channel of the other tensor is stretched by is no matter.
+    share = quantizer.shares.numpy()[FORMATS.index(name), 0]
+    expected = share * np.abs(x).max(axis=0)
+    if name.startswith(("INT", "E4")):
+        np.testing.assert_array_equal(threshold[0], expected)
+
+
+def test_gradient_does_not_flow_through_the_range():
+    quantizer = make_quantizer(WeightQuantizer)
+    x = make_values()
+    quantizer.set_thresholds(x)
+    quantizer.set_format("INT2")
+    upstream = make_values(seed=1)
+    _, gradient = pull_back(quantizer, x, upstream)
+    is_kept = np.abs(x) <= weight_thresholds(quantizer, x)[0]
+    assert not is_kept.all()
+    np.testing.assert_array_equal(gradient, np.where(is_kept, upstream, 0))
 
 
 def test_threshold_at_the_largest_weight_stays_there():
     quantizer = make_quantizer(WeightQuantizer)
-    shape = quantizer.thresholds.shape
     x = make_values()
     largest = np.abs(x).max(axis=0)
-    quantizer.thresholds.assign(np.broadcast_to(largest, shape))
-    quantizer.range.assign(largest[None])
-    # Some of these factors round products downwards, others upwards.
+    wanted = np.broadcast_to(largest, (len(FORMATS), 1, 6))
+    quantizer.keep_thresholds(x, wanted)
+    # One just below it would stop the gradient of that weight.
     for values in [x * np.float32(1 + step / 7) for step in range(8)]:
-        quantizer(values, training=True)
         largest = np.abs(values).max(axis=0)
         np.testing.assert_array_equal(
-            np.asarray(quantizer.thresholds)[:3, 0], [largest] * 3
+            weight_thresholds(quantizer, values)[:3, 0], [largest] * 3
         )
 
 
 def test_weights_that_were_zero_are_not_clipped():
     quantizer = make_quantizer(WeightQuantizer)
-    quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))
+    quantizer.set_thresholds(np.zeros((64, 6)))
     x = make_values()
     quantizer.set_format("E4M3")
     y = np.asarray(quantizer(x, training=True))
     assert np.abs(y - x).max() < 0.1 * np.abs(x).max()
+
+
+def test_scale_of_a_weight_needs_the_weight():
+    with pytest.raises(ValueError, match="Expected the weight"):
+        make_quantizer(WeightQuantizer).scale()
 
 
 def test_activation_thresholds_are_unset_until_training_sees_data():

@@ -88,8 +88,9 @@ def check_gradients(model, original, x, number_format):
     saved = original.get_weights()
     masks = []
     for variable, quantizer in pairs:
-        threshold = ops.convert_to_numpy(quantizer.thresholds)[index]
         weight = ops.convert_to_numpy(variable)
+        found = quantizer.thresholds_for(ops.convert_to_tensor(weight))
+        threshold = ops.convert_to_numpy(found)[index]
         masks.append(np.abs(weight) <= threshold)
         reference[position[id(variable)]].assign(
             fliqs_keras.round_to_format(weight, number_format, threshold)

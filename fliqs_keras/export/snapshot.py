@@ -93,7 +93,11 @@ class Snapshot(CallHook):
 
     def _layer_spec(self, layer: QuantizedLayer) -> LayerSpec:
         weights = tuple(
-            _weight_spec(self._weights[id(variable)], quantizer)
+            _weight_spec(
+                self._weights[id(variable)],
+                quantizer,
+                quantizer.scale(layer.weight_value(variable)),
+            )
             for variable, quantizer in layer.quantized_weights()
         )
         activation = _activation_spec(layer.input_quantizer)
@@ -109,10 +113,9 @@ def _activation_spec(
 
 
 def _weight_spec(
-    snapped: np.ndarray, quantizer: SwitchableQuantizer
+    snapped: np.ndarray, quantizer: SwitchableQuantizer, scale: np.ndarray
 ) -> WeightSpec:
     number_format = quantizer.format
-    scale = quantizer.scale()
     codes = snapped / scale
     if not number_format.is_pass_through:
         codes = _nearest_codes(codes, number_format.codes())
