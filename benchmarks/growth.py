@@ -12,11 +12,9 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import step_timing
+from benchmarks.timing_flags import JIT_COMPILE
 
 _DEPTHS = flags.DEFINE_list("depths", ["10", "30", "100"], "Depths.")
-_GROWTH_JIT = flags.DEFINE_bool(
-    "growth_jit_compile", False, "Whether XLA compiles a step."
-)
 _GROWTH_OUTPUT = flags.DEFINE_string("growth_output", None, "File of the JSON.")
 
 _WAYS = ("float", "search of 2 formats")
@@ -53,7 +51,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     depths = [int(depth) for depth in _DEPTHS.value]
-    jit_compile = _GROWTH_JIT.value
+    jit_compile = JIT_COMPILE.value
     step_timing.report(
         {"depths": depths, "jit_compile": jit_compile},
         measure(depths, jit_compile),

@@ -7,7 +7,12 @@ from recipes.mobile_networks import SMALL_MOBILE_NET
 
 # Its sizes can be searched, too.
 SIZED = "mobile_sizes"
-NETWORKS = ("chain", "residual", "mobilenet_v2", SIZED)
+NETWORKS = ("chain", "residual", "mobilenet_v2", "resnet50", SIZED)
+
+_APPLICATIONS = {
+    "mobilenet_v2": (keras.applications.MobileNetV2, 96),
+    "resnet50": (keras.applications.ResNet50, 64),
+}
 
 
 def build(
@@ -21,8 +26,9 @@ def build(
         name: `"chain"`: convolutions of 32 filters on 32x32 images.
             `"residual"`: three stages of residual blocks of 16 to 64 filters
             on 32x32 images, a ResNet-20. `"mobilenet_v2"`: MobileNetV2 on
-            96x96 images. `"mobile_sizes"`: the largest network of
-            `recipes.nas_study` on 28x28 images.
+            96x96 images. `"resnet50"`: ResNet50 on 64x64 images.
+            `"mobile_sizes"`: the largest network of `recipes.nas_study` on
+            28x28 images.
         depth: Number of convolutions of the chain.
         input_shape: Height, width and channels of other images.
 
@@ -31,9 +37,10 @@ def build(
     """
     if name not in NETWORKS:
         raise ValueError(f"Expected one of {NETWORKS}. Received: {name!r}")
-    if name == "mobilenet_v2":
-        return keras.applications.MobileNetV2(
-            input_shape or (96, 96, 3),
+    if name in _APPLICATIONS:
+        build_application, size = _APPLICATIONS[name]
+        return build_application(
+            input_shape=input_shape or (size, size, 3),
             weights=None,
             classes=10,
             classifier_activation=None,

@@ -21,7 +21,7 @@ from absl import app, flags
 import fliqs_keras
 from benchmarks import networks, step_timing
 from benchmarks.output_flags import OUTPUT
-from benchmarks.timing_flags import ROUNDS
+from benchmarks.timing_flags import JIT_COMPILE, ROUNDS
 from recipes import data, models
 from recipes.dataset_flags import DATASET, IDX_FOLDER
 from recipes.mobile_networks import SMALL_MOBILE_NET
@@ -62,7 +62,8 @@ def measure(
         network: One of `recipes.models.MODELS`, or of `networks.NETWORKS`,
             which are for ten classes.
         dataset: The data.
-        config: `rounds`, `epochs`, `batch_size` and `learning_rate`.
+        config: `rounds`, `epochs`, `batch_size`, `learning_rate` and
+            `jit_compile`.
 
     Returns:
         Seconds of processor time of a training in float (median), and ratios:
@@ -91,7 +92,9 @@ def measure(
     seconds = {name: [] for name in ways}
     for seed in range(config["rounds"]):
         for name, (formats, callbacks) in ways.items():
-            train = RepeatedTraining(build, dataset, config, formats)
+            train = RepeatedTraining(
+                build, dataset, config, formats, config["jit_compile"]
+            )
             timer = FitTimer()
             train(seed, [timer.first, *callbacks(seed), timer.last])
             seconds[name].append(timer.seconds)
@@ -124,6 +127,7 @@ def main(argv):
         "batch_size": BATCH_SIZE.value,
         "learning_rate": LEARNING_RATE.value,
         "rounds": ROUNDS.value,
+        "jit_compile": JIT_COMPILE.value,
     }
     dataset = data.load(DATASET.value, IDX_FOLDER.value)
     rows = []

@@ -11,12 +11,11 @@ from absl import app, flags
 
 from benchmarks import networks, step_timing
 from benchmarks.output_flags import OUTPUT
-from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
+from benchmarks.timing_flags import BATCH, DEPTH, JIT_COMPILE, ROUNDS, STEPS
 
 _NETWORK = flags.DEFINE_enum(
     "timed_network", "chain", networks.NETWORKS, "The network."
 )
-_JIT = flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles a step.")
 _WAYS = flags.DEFINE_list(
     "ways", None, "Ways to train; all that the network has by default."
 )
@@ -39,7 +38,7 @@ def main(argv):
     config = {
         "network": _NETWORK.value,
         "depth": DEPTH.value,
-        "jit_compile": _JIT.value,
+        "jit_compile": JIT_COMPILE.value,
         "batch": BATCH.value,
         "steps": STEPS.value,
         "rounds": ROUNDS.value,

@@ -83,7 +83,8 @@ class Trainer:
         if formats:
             model = fliqs_keras.apply(model, formats)
         model.compile(
-            keras.optimizers.SGD(1e-3, momentum=0.9),
+            # Steps of no length: deep chains diverge on noise.
+            keras.optimizers.SGD(0.0, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=config["jit_compile"],
         )

@@ -6,3 +6,6 @@ DEPTH = flags.DEFINE_integer("depth", 6, "Layers of the chain.", 1)
 BATCH = flags.DEFINE_integer("batch", 64, "Examples of a step.", 1)
 STEPS = flags.DEFINE_integer("steps", 10, "Steps of a round.", 4)
 ROUNDS = flags.DEFINE_integer("turns", 9, "Rounds that are timed.", 1)
+JIT_COMPILE = flags.DEFINE_bool(
+    "jit_compile", False, "Whether XLA compiles a step."
+)

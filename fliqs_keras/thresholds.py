@@ -66,7 +66,8 @@ def take_spread(values: Tensor, count: int) -> Tensor:
 def count_magnitudes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts the magnitudes of each channel in bins of its range.
 
-    Zeros are not counted: every format has them.
+    Zeros are not counted: every format has them. Nor is what is not finite,
+    as in weights that diverged.
 
     Args:
         values: An array of shape `(samples, channels)`.
@@ -75,7 +76,7 @@ def count_magnitudes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The counts, of shape `(channels, bins)`, and the largest magnitudes,
         of shape `(channels,)`, both float32.
     """
-    magnitudes = np.abs(values)
+    magnitudes = np.where(np.isfinite(values), np.abs(values), 0.0)
     largest = magnitudes.max(axis=0).astype("float32")
     width = np.where(largest > 0, largest, 1) / _BINS
     bins = np.minimum((magnitudes / width).astype("int64"), _BINS - 1)

@@ -23,6 +23,8 @@ class RepeatedTraining:
         config: `batch_size`, `epochs` and `learning_rate`.
         space: A search space, to quantize the network. Defaults to `None`:
             it is trained in float.
+        jit_compile: Whether XLA compiles a step, which takes longer than to
+            train a small network. Defaults to `False`.
     """
 
     def __init__(
@@ -31,15 +33,15 @@ class RepeatedTraining:
         dataset: data.Dataset,
         config: Mapping[str, Any],
         space: fliqs_keras.SearchSpace | None = None,
+        jit_compile: bool = False,
     ):
         self._build = build
         self._space = space
         self._dataset = dataset
         self._config = config
         self.model = self._new_model()
-        # XLA takes longer to compile a small network than to train it.
         training.compile_classifier(
-            self.model, dataset, config, jit_compile=False
+            self.model, dataset, config, jit_compile=jit_compile
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self._first_state = [

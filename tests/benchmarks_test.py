@@ -67,6 +67,7 @@ def test_whole_searches_are_timed():
         "epochs": 1,
         "batch_size": 256,
         "learning_rate": 1e-3,
+        "jit_compile": False,
     }
     digits = data.load("digits")
     few = dataclasses.replace(
@@ -88,7 +89,8 @@ def test_memory_is_measured_in_processes():
 
 
 @pytest.mark.parametrize(
-    "name, convolutions", [("chain", 6), ("residual", 21), ("mobilenet_v2", 52)]
+    "name, convolutions",
+    [("chain", 6), ("residual", 21), ("mobilenet_v2", 52), ("resnet50", 53)],
 )
 def test_networks_are_of_the_depth_they_say(name, convolutions):
     layers = networks.build(name).layers

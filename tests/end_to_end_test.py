@@ -410,7 +410,15 @@ def test_a_search_outlives_losses_that_are_no_numbers(caplog):
     search = fliqs_keras.FormatSearch(
         ("INT4", 1.5), controller="reinforce", seed=0
     )
-    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[search])
+    model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[search],
+    )
     assert np.isnan(search.history[-1]["reward"])
     assert np.isfinite(search.history[-1]["baseline"])
     assert search.assignment is not None

@@ -128,6 +128,15 @@ def test_magnitudes_are_counted_alike_in_a_graph():
     np.testing.assert_array_equal(count(np.abs(x[:, 0]), largest[0]), counts)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_not_counted(value):
+    x = make_values((50, 2))
+    expected = count_magnitudes(x[1:])
+    x[0] = value
+    for got, wanted in zip(count_magnitudes(x), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_thresholds_of_an_all_zero_tensor_are_usable():
     quantizer = make_quantizer()
     quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))
