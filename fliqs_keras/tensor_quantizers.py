@@ -107,7 +107,7 @@ def place_tensor_quantizers(
         layer = call.operation
         if has_weights(layer) and call.inputs[0] not in quantized:
             at_input.add(id(layer))
-        if isinstance(layer, _MOVING):
+        if _moves_values(layer):
             if quantized >= set(call.inputs):
                 quantized |= set(call.outputs)
         elif _folds(call, readers, returned, folded):
@@ -121,6 +121,13 @@ def place_tensor_quantizers(
         key: QuantizerPlaces(key in at_input, key in at_output)
         for key in operations
     }
+
+
+def _moves_values(operation: keras.Operation) -> bool:
+    return isinstance(operation, _MOVING) or (
+        isinstance(operation, layers.UpSampling2D)
+        and operation.interpolation == "nearest"
+    )
 
 
 def _is_single_layer(operation: keras.Operation) -> bool:

@@ -10,6 +10,7 @@ from keras import layers
 
 import fliqs_keras
 from fliqs_keras.export import converter
+from tests.export_integer_test import kinds
 
 
 def attention():
@@ -113,6 +114,39 @@ def test_models_from_apply(kind, build, name, tmp_path):
     assert not report.left_in_float, str(report)
     for row in itertools.chain(*report.verification.runs.values()):
         assert row.mean <= 1e-4, str(report)
+
+
+def upsampling(interpolation):
+    inputs = keras.Input((4, 4, 3), name="x")
+    x = layers.Conv2D(5, 3, padding="same", activation="relu")(inputs)
+    x = layers.UpSampling2D((2, 3), interpolation=interpolation, name="up")(x)
+    model = keras.Model(inputs, layers.Conv2D(2, 3, name="last")(x))
+    model = fliqs_keras.apply(model, "INT8", every_tensor="INT8")
+    fliqs_keras.calibrate(model, data_of(model))
+    return model
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_upsampled_images_are_quantized(interpolation, tmp_path):
+    model = upsampling(interpolation)
+    report = fliqs_keras.export_tflite(
+        model, tmp_path / "model.tflite", verify_data=data_of(model)
+    )
+    # A step of the grid would be a hundred times as much.
+    for row in itertools.chain(*report.verification.runs.values()):
+        assert row.mean <= 1e-5, str(report)
+
+
+def test_images_are_upsampled_as_integers(tmp_path):
+    model = upsampling("nearest")
+    path = tmp_path / "model.tflite"
+    fliqs_keras.export_tflite(
+        model, path, mode="integer", verify_data=data_of(model)
+    )
+    found = kinds(path.read_bytes())
+    start = found.index("QUANTIZE") + 1
+    between = ["CONV_2D", "RESIZE_NEAREST_NEIGHBOR", "CONV_2D"]
+    assert found[start : start + 3] == between, found
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -70,9 +70,17 @@ def test_layers_that_move_values_need_no_quantizer():
     image = keras.Input((8, 8, 4))
     x = layers.ZeroPadding2D(name="pad")(image)
     x = layers.MaxPooling2D(name="pool")(conv("a", activation="relu")(x))
-    x = layers.Dropout(0.5)(layers.Flatten(name="flat")(x))
+    x = layers.Dropout(0.5)(layers.UpSampling2D(name="repeated")(x))
+    x = layers.Flatten(name="flat")(x)
     model = keras.Model(image, layers.Dense(2, name="head")(x))
     assert places(model) == (["a"], ["a", "head"])
+
+
+def test_images_that_are_interpolated_are_new_values():
+    image = keras.Input((8, 8, 4))
+    grown = layers.UpSampling2D(interpolation="bilinear", name="grown")
+    x = conv("b")(grown(conv("a")(image)))
+    assert places(keras.Model(image, x)) == (["a"], ["a", "grown", "b"])
 
 
 def test_what_is_no_single_layer_leaves_its_readers_to_quantize():

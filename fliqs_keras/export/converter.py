@@ -1,7 +1,6 @@
 """From a Keras model to a float LiteRT file, by TensorFlow's converter."""
 
 import contextlib
-import functools
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -96,7 +95,7 @@ def unrolled_function(
         # An output that is an input would lose one of its two names.
         return {name: tf.identity(y) for name, y in outputs.items()}
 
-    with _unrolled(model), _resized(model), in_float32(model):
+    with _unrolled(model), _resized(), in_float32(model):
         _trace(serve)
         yield serve
 
@@ -131,31 +130,28 @@ def _unrolled(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _resized(model: keras.Model) -> Iterator[None]:
+def _resized() -> Iterator[None]:
     """Has images grow by the op that runtimes have for it.
 
     Keras repeats rows and columns, of which the converter loses the shape.
     """
-    layers = [
-        layer
-        for layer in _keras.flatten_layers(model)
-        if isinstance(layer, keras.layers.UpSampling2D)
-        and layer.interpolation == "nearest"
-        and layer.data_format == "channels_last"
-    ]
-    for layer in layers:
-        layer.call = functools.partial(_resize, layer.size)
+    upsampling = keras.layers.UpSampling2D
+    keras_call = upsampling.call
+
+    def call(layer, images):
+        is_last = layer.data_format == "channels_last"
+        if layer.interpolation != "nearest" or not is_last:
+            return keras_call(layer, images)
+        height, width = keras.ops.shape(images)[1:3]
+        sizes = height * layer.size[0], width * layer.size[1]
+        return tf.image.resize(images, sizes, method="nearest")
+
+    # Of the class: layers that quantize their output call it from there.
+    upsampling.call = call
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.call
-
-
-def _resize(factors: tuple[int, int], images: tf.Tensor) -> tf.Tensor:
-    sizes = keras.ops.shape(images)[1:3]
-    sizes = [n * factor for n, factor in zip(sizes, factors, strict=True)]
-    return tf.image.resize(images, sizes, method="nearest")
+        upsampling.call = keras_call
 
 
 def _explain(message: str) -> str:

@@ -20,6 +20,7 @@ _MOVES = {
     "MAX_POOL_2D",
     "PAD",
     "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
     "SLICE",
     "SPACE_TO_BATCH_ND",
     "SQUEEZE",

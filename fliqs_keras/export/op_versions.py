@@ -19,6 +19,8 @@ _TYPE_VERSIONS = {
     "MAX_POOL_2D": {"INT8": 2},
     "MEAN": {"INT8": 2},
     "PAD": {"INT8": 2},
+    # With the centers of pixels at their halves, as the exporter has them.
+    "RESIZE_NEAREST_NEIGHBOR": {"INT8": 3},
     "SLICE": {"INT8": 2},
     "SPACE_TO_BATCH_ND": {"INT8": 2},
     "STRIDED_SLICE": {"INT8": 2},
