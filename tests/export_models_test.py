@@ -117,6 +117,7 @@ def test_models_from_apply(kind, build, name, tmp_path):
 
 
 def upsampling(interpolation):
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 3), name="x")
     x = layers.Conv2D(5, 3, padding="same", activation="relu")(inputs)
     x = layers.UpSampling2D((2, 3), interpolation=interpolation, name="up")(x)
@@ -132,9 +133,9 @@ def test_upsampled_images_are_quantized(interpolation, tmp_path):
     report = fliqs_keras.export_tflite(
         model, tmp_path / "model.tflite", verify_data=data_of(model)
     )
-    # A step of the grid would be a hundred times as much.
+    # Values near a tie apart; what is not quantized is off by 1e-3.
     for row in itertools.chain(*report.verification.runs.values()):
-        assert row.mean <= 1e-5, str(report)
+        assert row.mean <= 1e-4, str(report)
 
 
 def test_images_are_upsampled_as_integers(tmp_path):
