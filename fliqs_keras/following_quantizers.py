@@ -119,11 +119,14 @@ class WeightQuantizer(SwitchableQuantizer):
         return take_shares(ops.convert_to_tensor(self.shares), largest)
 
     def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
-        largest = self.range_of(x)
+        largest = ops.convert_to_numpy(self.range_of(x))
         # A channel of zeros has no proportion: what it becomes is not clipped.
         has_share = largest > thresholds.SMALLEST_THRESHOLD
-        part = wanted / ops.where(has_share, largest, 1.0)
-        self.shares.assign(ops.where(has_share, part, 1.0))
+        # By NumPy: compilers may multiply by a reciprocal, and a share that is
+        # not quite one would stop the gradient of the largest weight.
+        divisor = np.where(has_share, largest, np.float32(1))
+        part = ops.convert_to_numpy(wanted) / divisor
+        self.shares.assign(np.where(has_share, part, np.float32(1)))
 
     def set_thresholds(self, values: Tensor) -> None:
         """Sets the shares to those of least squared error on a weight.
