@@ -34,7 +34,7 @@ def convolutional():
     x = layers.SeparableConv2D(8, 3, depth_multiplier=2)(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Conv2DTranspose(6, 3, strides=2)(x)
-    x = layers.Conv2D(6, 3, groups=2, activation="relu")(x)
+    x = layers.Conv2D(6, 3, groups=2, activation="celu")(x)
     return keras.Model(inputs, layers.Flatten()(layers.Conv2D(2, 1)(x)))
 
 
@@ -93,16 +93,8 @@ MODELS = [attention, recurrent, convolutional, u_shaped, einsum, subclassed]
 
 
 @pytest.mark.parametrize("name", ["INT4", "E4M3"])
-@pytest.mark.parametrize(
-    "kind, build",
-    [
-        (kind, build)
-        for kind in EXPORTS
-        for build in MODELS
-        # ONNX has no grouped convolution from tf2onnx.
-        if (kind, build) != ("onnx", convolutional)
-    ],
-)
+@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("build", MODELS)
 def test_models_from_apply(kind, build, name, tmp_path):
     keras.utils.set_random_seed(0)
     model = build()

@@ -13,11 +13,7 @@ from fliqs_keras.export import running
 from fliqs_keras.export.converter import convert
 from fliqs_keras.export.running import run_tflite
 from fliqs_keras.export.signature import flatten_outputs, input_specs
-from fliqs_keras.export.verification import (
-    OutputDifference,
-    VerificationReport,
-    verify_export,
-)
+from fliqs_keras.export.verification import OutputDifference, verify_export
 from fliqs_keras.quantized_layers import CallHook
 
 
@@ -60,9 +56,11 @@ def test_differences_worked_by_hand(tmp_path):
     report = verify_export(model, path, X)
     # Keras returns 0, 1.25, 2.5 and 5, the file 0, 1, 2 and 4.
     expected = OutputDifference("output_0", 1.0, 1 / 5, (0.25 + 0.5 + 1) / 20)
-    for rows in report.runs.values():
+    for name, rows in report.runs.items():
         assert rows[0] == pytest.approx(expected)
-    assert report.keras_noise == (OutputDifference("output_0", 1.0, 0.0, 0.0),)
+        followed = report.layerwise[name]
+        assert followed.outputs[0] == pytest.approx(expected)
+        assert followed.quantizers == {}
     assert report.examples == 2
     assert not report.agrees and "DISAGREES" in str(report)
 
@@ -83,24 +81,6 @@ def test_what_is_no_number_never_agrees(tmp_path):
     report = verify_export(model, path, X, tolerance=1e6)
     assert report.runs["xnnpack"][0].mean == np.inf
     assert not report.agrees
-
-
-@pytest.mark.parametrize(
-    "mean, noise, agrees",
-    [
-        (0.9e-3, [], True),
-        (1.1e-3, [], False),
-        (1.9e-2, [1e-2], True),
-        (2.1e-2, [1e-2], False),
-        (float("inf"), [1e-2], False),
-    ],
-)
-def test_agreement_allows_for_the_noise_of_keras(mean, noise, agrees):
-    good = (OutputDifference("y", 1.0, 0.0, 0.0),)
-    rows = (OutputDifference("y", 1.0, 0.5, mean),)
-    noise = tuple(OutputDifference("y", 1.0, 0.5, mean) for mean in noise)
-    for runs in ({"one": good, "two": rows}, {"one": rows, "two": good}):
-        assert VerificationReport(9, 1e-3, runs, noise).agrees == agrees
 
 
 def batches_with_labels(inputs):

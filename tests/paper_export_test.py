@@ -1,83 +1,18 @@
 """Files of the paper's networks, compared layer by layer.
 
-Where a value is near a tie, the order of additions turns it into another code,
-and all that follows differs: the outputs of a deep network tell little. Here,
-Keras takes the codes of the file at each quantizer, so that each layer is
-compared on inputs that are the same.
-
     python -m pytest -n0 -m full_size tests/paper_export_test.py
 
 compares the large ones, in minutes.
 """
 
-import collections
 import sys
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import fliqs_keras
-from fliqs_keras.quantized_layers import CallHook, use_hook
 from recipes import paper_models
-
-
-class Following(CallHook):
-    """Continues on the codes of a file.
-
-    Attributes:
-        differences: Of each quantized layer, the mean difference of the codes
-            that Keras computes from those of the file, as a part of their
-            range.
-    """
-
-    def __init__(self, tensors):
-        self.differences = {}
-        self._tensors = collections.defaultdict(list)
-        for tensor in tensors:
-            self._tensors[tensor.size].append(tensor)
-
-    def input(self, layer, quantizer, inputs):
-        y = np.asarray(quantizer(inputs, training=False))
-        # The tensors of a file do not name the layers. A wrong one is found
-        # where none is right, and differs.
-        found = min(
-            (x.reshape(y.shape) for x in self._tensors[y.size]),
-            key=lambda x: np.abs(x - y).mean(dtype="f8"),
-        )
-        difference = np.abs(found - y).mean() / np.ptp(y)
-        self.differences[f"{layer.path}/{quantizer.name}"] = difference
-        return tf.convert_to_tensor(found)
-
-
-def run_file(path, images):
-    """Returns the output of a file, and all that it computed before."""
-    interpreter = Interpreter(
-        str(path),
-        experimental_op_resolver_type=(
-            OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        ),
-        experimental_preserve_all_tensors=True,
-    )
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(index, images.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(index, images)
-    interpreter.invoke()
-    output = interpreter.get_output_details()[0]["index"]
-    tensors = []
-    for details in interpreter.get_tensor_details():
-        if details["dtype"] == np.float32:
-            try:
-                tensors.append(interpreter.get_tensor(details["index"]))
-            except ValueError:
-                pass  # It was never allocated.
-    # Scratch memory of kernels may hold anything.
-    return interpreter.get_tensor(output), [
-        x for x in tensors if np.isfinite(x).all()
-    ]
 
 
 @pytest.mark.slow
@@ -103,7 +38,7 @@ def run_file(path, images):
         ),
     ],
 )
-def test_layers_agree_on_the_codes_of_the_file(name, size, tmp_path):
+def test_files_agree_layer_by_layer(name, size, tmp_path):
     if name.startswith("deit"):
         pytest.importorskip("keras_hub")
     keras.utils.set_random_seed(0)
@@ -120,14 +55,10 @@ def test_layers_agree_on_the_codes_of_the_file(name, size, tmp_path):
     fliqs_keras.recalibrate_batch_norm(model, images)
     path = tmp_path / "model.tflite"
     fliqs_keras.export_tflite(model, path)
-    output, tensors = run_file(path, images)
-    following = Following(tensors)
-    with use_hook(following):
-        expected = np.asarray(model(images, training=False))
-    assert len(following.differences) >= len(decisions)
-    # Of a few codes that turn, each by one step.
-    assert max(following.differences.values()) <= 1e-5
-    np.testing.assert_allclose(output, expected, atol=2e-6 * np.ptp(expected))
+    report = fliqs_keras.verify_export(model, path, images, tolerance=1e-6)
+    assert report.agrees, str(report)
+    for found in report.layerwise.values():
+        assert len(found.quantizers) >= len(decisions)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,7 @@ def test_errors(call, message):
 def check_all(name, input_shape=None):
     result = model_checks.check(name, input_shape)
     assert not result["left_in_float"]
-    # Ties that are broken differently make untrained networks differ so far.
-    assert max(result["differences"].values()) <= 0.05
+    assert result["agrees"]
     assert np.isfinite(result["loss"]) and result["output_range"] > 0.1
     return result
 
@@ -132,7 +131,6 @@ def check_all(name, input_shape=None):
 def test_check_and_table():
     name, shape = "resnet18_0.25", (32, 32, 3)
     check = check_all(name, shape)
-    assert check["agrees"]
     costs = model_checks.measure_costs(name, shape)
     # The stem: 16 × 16 outputs of 7 · 7 · 3 inputs in 16 filters, and so on
     # at a quarter of each width, two blocks and a projection a stage.

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-__all__ = ["run_tflite"]
+from fliqs_keras.export.batches import run_in_batches
+
+__all__ = ["TfliteFile", "run_tflite"]
 
 
 def run_tflite(
@@ -38,85 +40,52 @@ def run_tflite(
         ValueError: If the file has other inputs than `inputs`, or if there
             are no examples.
     """
-    outputs = _File(path, xnnpack).run(inputs, batch_size)
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+    file = TfliteFile(xnnpack, model_path=os.fspath(path))
+    return run_in_batches(
+        file.run, file.inputs, inputs, batch_size, file.fixed_batch_size
+    )
 
 
-class _File:
-    """An open file, called by the names of its inputs and outputs."""
+class TfliteFile:
+    """An open file, called by the names of its inputs and outputs.
 
-    def __init__(self, path: str | os.PathLike, xnnpack: bool):
+    Args:
+        xnnpack: Whether the default delegate may take over ops.
+        **source: `model_path` or `model_content`, as LiteRT's interpreter
+            takes them.
+
+    Attributes:
+        inputs: What LiteRT tells of the inputs, by name.
+        fixed_batch_size: Examples in one call; `None` if any number may be.
+    """
+
+    def __init__(self, xnnpack: bool, **source: str | bytes):
         resolver = (
             OpResolverType.AUTO
             if xnnpack
             else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
         interpreter = Interpreter(
-            model_path=os.fspath(path), experimental_op_resolver_type=resolver
+            experimental_op_resolver_type=resolver, **source
         )
         self._runner = interpreter.get_signature_runner()
-        self._inputs = self._runner.get_input_details()
+        self.inputs = self._runner.get_input_details()
         self._outputs = self._runner.get_output_details()
-
-    def run(
-        self,
-        inputs: np.ndarray | Mapping[str, np.ndarray],
-        batch_size: int,
-    ) -> dict[str, np.ndarray]:
-        if not isinstance(inputs, Mapping) and len(self._inputs) == 1:
-            inputs = {name: inputs for name in self._inputs}
-        if not isinstance(inputs, Mapping) or set(inputs) != set(self._inputs):
-            raise ValueError(
-                f"Expected arrays for the inputs {sorted(self._inputs)} of "
-                f"the file. Received: {_describe(inputs)}"
-            )
-        count = len(next(iter(inputs.values())))
-        if not count:
-            raise ValueError("Expected at least one example. Received: none")
-        batch_size = self._fixed_batch_size() or min(batch_size, count)
-        batches = [
-            self._run_batch(
-                {k: x[start : start + batch_size] for k, x in inputs.items()},
-                batch_size,
-            )
-            for start in range(0, count, batch_size)
-        ]
-        return {
-            name: np.concatenate([batch[name] for batch in batches])[:count]
-            for name in self._outputs
-        }
-
-    def _fixed_batch_size(self) -> int | None:
-        signatures = [d["shape_signature"] for d in self._inputs.values()]
+        signatures = [d["shape_signature"] for d in self.inputs.values()]
         sizes = {int(s[0]) for s in signatures if len(s)}
-        return max(sizes) if sizes and min(sizes) > 0 else None
+        is_fixed = bool(sizes) and min(sizes) > 0
+        self.fixed_batch_size = max(sizes) if is_fixed else None
 
-    def _run_batch(
-        self, inputs: Mapping[str, np.ndarray], size: int
-    ) -> dict[str, np.ndarray]:
+    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the file once; takes and returns arrays by name."""
         fed = {
-            name: _quantize(_fill_up(np.asarray(x), size), self._inputs[name])
-            for name, x in inputs.items()
+            name: _quantize(x, self.inputs[name]) for name, x in batch.items()
         }
         outputs = self._runner(**fed)
         return {
             name: _dequantize(y, self._outputs[name])
             for name, y in outputs.items()
         }
-
-
-def _describe(inputs: np.ndarray | Mapping[str, np.ndarray]) -> str:
-    if isinstance(inputs, Mapping):
-        return f"arrays for {sorted(inputs)}"
-    return f"one array of shape {np.shape(inputs)}"
-
-
-def _fill_up(batch: np.ndarray, size: int) -> np.ndarray:
-    """Repeats the last example, so that no other shape is compiled for."""
-    missing = size - len(batch)
-    if not missing:
-        return batch
-    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
 
 
 def _quantize(x: np.ndarray, details: dict) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-import itertools
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
+from fliqs_keras.export.following import ObservedFile, follow
+from fliqs_keras.export.observing import ObservedTflite
+from fliqs_keras.export.onnx.observing import ObservedOnnx
 from fliqs_keras.export.onnx.running import run_onnx
 from fliqs_keras.export.precision import in_float32
 from fliqs_keras.export.running import run_tflite
@@ -21,13 +21,17 @@ from fliqs_keras.export.signature import (
     input_specs,
 )
 
-__all__ = ["OutputDifference", "VerificationReport", "verify_export"]
+__all__ = [
+    "LayerwiseDifference",
+    "OutputDifference",
+    "VerificationReport",
+    "verify_export",
+]
 
 Outputs = Mapping[str, np.ndarray]
 
 _TOLERANCE = 1e-3
-# Keras differs from itself by so much from one compiler to another.
-_NOISE_MARGIN = 2.0
+_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,25 @@ class OutputDifference:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerwiseDifference:
+    """How far a file is from a Keras model that takes its codes.
+
+    Keras continues on what the file has at each quantizer, so that each part
+    of the network is compared on inputs that are the same.
+
+    Args:
+        outputs: The differences, an output each.
+        quantizers: By the path of each quantizer, how much further the values
+            of the file are from what Keras rounds than what Keras rounds it
+            to: the mean, as a part of the range. Zero where codes differ in
+            ties alone.
+    """
+
+    outputs: tuple[OutputDifference, ...]
+    quantizers: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class VerificationReport:
     """How far a file is from its Keras model.
 
@@ -60,29 +83,35 @@ class VerificationReport:
             LiteRT: `"xnnpack"`, with the default delegate, and `"builtin"`,
             by the runtime's own kernels. ONNX: `"optimized"`, the graph
             rewritten by the runtime, and `"plain"`, as it is in the file.
-        keras_noise: Those of the Keras model compiled by XLA, from itself run
-            op by op: what the order of additions alone makes. Empty where
-            XLA cannot compile the model.
+        layerwise: For the runs whose outputs differ by more than the
+            tolerance, the differences from one quantizer to the next.
     """
 
     examples: int
     tolerance: float
     runs: Mapping[str, tuple[OutputDifference, ...]]
-    keras_noise: tuple[OutputDifference, ...]
+    layerwise: Mapping[str, LayerwiseDifference]
 
     @property
     def agrees(self) -> bool:
-        """Whether each mean difference is within the tolerance.
+        """Whether each run agrees: as a whole, or layer by layer.
 
-        Or within twice Keras's own noise: a network of quantizers turns the
-        last bit of a sum into a whole step wherever a value is near a tie.
+        A network of quantizers turns the last bit of a sum into a whole step
+        wherever a value is near a tie, and what follows differs. So outputs
+        may differ by more than the tolerance, if on the codes of the file
+        neither outputs nor quantizers do.
         """
-        noise = {row.output: row.mean for row in self.keras_noise}
         return all(
-            np.isfinite(row.mean)
-            and row.mean
-            <= max(self.tolerance, _NOISE_MARGIN * noise.get(row.output, 0.0))
-            for row in itertools.chain(*self.runs.values())
+            _within(rows, self.tolerance) or self._agrees_layerwise(name)
+            for name, rows in self.runs.items()
+        )
+
+    def _agrees_layerwise(self, run: str) -> bool:
+        found = self.layerwise.get(run)
+        return (
+            found is not None
+            and _within(found.outputs, self.tolerance)
+            and all(x <= self.tolerance for x in found.quantizers.values())
         )
 
     def render(self) -> str:
@@ -92,21 +121,34 @@ class VerificationReport:
             "range",
             f"{'':<10}{'output':<16}{'argmax':>8}{'largest':>10}{'mean':>10}",
         ]
-        noise = {"noise": self.keras_noise}
-        for label, rows in {**self.runs, **noise}.items():
-            for row in rows:
-                same = row.argmax_agreement
-                argmax = "" if same is None else f"{same:.4f}"
-                lines.append(
-                    f"{label:<10}{row.output:<16}"
-                    f"{argmax:>8}{row.largest:>10.1e}{row.mean:>10.1e}"
-                )
+        for run, rows in self.runs.items():
+            lines += [f"{run:<10}{_render(row)}" for row in rows]
+        for run, found in self.layerwise.items():
+            lines.append(f"{run}, continued on the codes of the file:")
+            lines += [f"{'':<10}{_render(row)}" for row in found.outputs]
+            for path, excess in _largest(found.quantizers):
+                lines.append(f"{'':<10}{path:<34}{excess:>10.1e}")
         verdict = "agrees" if self.agrees else "DISAGREES"
         lines.append(f"{verdict} (tolerance {self.tolerance:.0e} of the mean)")
         return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.render()
+
+
+def _within(rows: Sequence[OutputDifference], tolerance: float) -> bool:
+    return all(np.isfinite(row.mean) and row.mean <= tolerance for row in rows)
+
+
+def _render(row: OutputDifference) -> str:
+    same = row.argmax_agreement
+    argmax = "" if same is None else f"{same:.4f}"
+    return f"{row.output:<16}{argmax:>8}{row.largest:>10.1e}{row.mean:>10.1e}"
+
+
+def _largest(quantizers: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The quantizers that differ most, a few."""
+    return sorted(quantizers.items(), key=lambda item: -item[1])[:_SHOWN]
 
 
 def verify_export(
@@ -120,10 +162,11 @@ def verify_export(
     """Runs a file beside its Keras model and compares the outputs.
 
     A LiteRT file runs with and without the default delegate (XNNPACK), an
-    ONNX file with and without the optimizations of onnxruntime. The Keras
-    model runs op by op, and compiled by XLA to see how far it is
-    from itself; in float32, as the file does, also if it is of mixed
-    precision.
+    ONNX file with and without the optimizations of onnxruntime, and the Keras
+    model op by op; in float32, as the file does, also if it is of mixed
+    precision. Where the outputs differ by more than the tolerance, the first
+    few examples are compared from one quantizer to the next, too: a last bit
+    of a sum may turn a code, and all that follows.
 
     Args:
         model: The model that was exported.
@@ -158,35 +201,55 @@ def verify_export(
         )
     specs, inputs = _gather(model, data)
     fed = flatten_inputs(specs, inputs)
+    runs, layerwise = {}, {}
     with in_float32(model):
         expected = _run_keras(model, inputs, batch_size)
-        compiled = _run_compiled(model, inputs, batch_size)
-    runs = {}
-    for name, run in _ways_to_run(path).items():
-        outputs = run(path, fed, batch_size)
-        if not isinstance(outputs, Mapping):
-            outputs = {next(iter(expected)): outputs}
-        runs[name] = _compare(outputs, expected)
+        for name, way in _ways_to_run(path).items():
+            outputs = way.run(path, fed, batch_size)
+            if not isinstance(outputs, Mapping):
+                outputs = {next(iter(expected)): outputs}
+            runs[name] = _compare(outputs, expected)
+            if not _within(runs[name], tolerance):
+                layerwise[name] = _follow(model, way.observe(path), inputs, fed)
     return VerificationReport(
-        len(next(iter(fed.values()))),
-        tolerance,
-        runs,
-        keras_noise=() if compiled is None else _compare(compiled, expected),
+        len(next(iter(fed.values()))), tolerance, runs, layerwise
     )
 
 
-def _ways_to_run(path: str | os.PathLike) -> dict[str, Callable]:
+class _Way(NamedTuple):
+    """How a file is run: for its outputs, and for all that it computes."""
+
+    run: Callable[..., Any]
+    observe: Callable[..., ObservedFile]
+
+
+def _ways_to_run(path: str | os.PathLike) -> dict[str, _Way]:
     with open(path, "rb") as file:
         is_litert = file.read(8)[4:] == b"TFL3"
-    if is_litert:
-        return {
-            "xnnpack": run_tflite,
-            "builtin": functools.partial(run_tflite, xnnpack=False),
-        }
+    run, observe, option, names = (
+        (run_tflite, ObservedTflite, "xnnpack", ("xnnpack", "builtin"))
+        if is_litert
+        else (run_onnx, ObservedOnnx, "optimize", ("optimized", "plain"))
+    )
     return {
-        "optimized": run_onnx,
-        "plain": functools.partial(run_onnx, optimize=False),
+        name: _Way(
+            functools.partial(run, **{option: value}),
+            functools.partial(observe, **{option: value}),
+        )
+        for name, value in zip(names, (True, False), strict=True)
     }
+
+
+def _follow(
+    model: keras.Model, file: ObservedFile, inputs: Any, names: Sequence[str]
+) -> LayerwiseDifference:
+    def run_keras(batch):
+        return _run_keras(model, batch, file.batch_size)
+
+    actual, expected, quantizers = follow(file, run_keras, inputs, list(names))
+    if len(actual) == 1:
+        actual = dict(zip(expected, actual.values(), strict=True))
+    return LayerwiseDifference(_compare(actual, expected), quantizers)
 
 
 def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
@@ -259,18 +322,6 @@ def _run_keras(
         )
         for name in batches[0]
     }
-
-
-def _run_compiled(
-    model: keras.Model, inputs: Any, batch_size: int
-) -> dict[str, np.ndarray] | None:
-    """The outputs of the model compiled by XLA, where it can be."""
-    compiled = tf.function(model, jit_compile=True, autograph=False)
-    try:
-        return _run_keras(compiled, inputs, batch_size)
-    except tf.errors.OpError as error:
-        logging.info("XLA cannot compile the model: %s", error)
-        return None
 
 
 def _compare(

@@ -12,7 +12,10 @@ from fliqs_keras.export.onnx.nodes import NodeWriter
 from fliqs_keras.export.specs import ActivationSpec
 from fliqs_keras.formats import Format, parse_format
 
-__all__ = ["quantize"]
+__all__ = ["PREFIX", "quantize"]
+
+# What the tensors of a quantized input are called, before their numbers.
+PREFIX = "fliqs_keras/activation_"
 
 _CASTS = {
     parse_format("FP16"): "FLOAT16",

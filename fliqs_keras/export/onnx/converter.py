@@ -5,8 +5,10 @@ that names a layer. A `CheckNumerics` op does: it carries a text, and tf2onnx
 takes a handler of it.
 """
 
+import contextlib
 import importlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -62,7 +64,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
     onnx = require("onnx")
     tf2onnx = require("tf2onnx")
     domain = onnx.helper.make_opsetid(MARKER_DOMAIN, 1)
-    with unrolled_function(model, specs, hook) as serve:
+    with _inlined(), unrolled_function(model, specs, hook) as serve:
         converted, _ = tf2onnx.convert.from_function(
             serve,
             input_signature=serve.input_signature,
@@ -70,6 +72,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
             custom_op_handlers={
                 "CheckNumerics": (_read_marker, []),
                 "Erfc": (_write_erfc, []),
+                "Expm1": (_write_expm1, []),
             },
             extra_opset=[domain],
         )
@@ -83,11 +86,24 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
     if strangers:
         raise ValueError(
             "Expected a model of ops that ONNX has. Received: "
-            f"{sorted(strangers)}. Replace the layer that needs them "
-            "(PartitionedCall: a grouped convolution), or leave it out of the "
-            "model and run it outside the file"
+            f"{sorted(strangers)}. Replace the layer that needs them, "
+            "or leave it out of the model and run it outside the file"
         )
     return converted
+
+
+@contextlib.contextmanager
+def _inlined() -> Iterator[None]:
+    """Has functions that a layer compiles be traced as part of the model.
+
+    Keras compiles grouped convolutions; tf2onnx does not look into calls.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _hold_captures(graph: Any, function: Any) -> None:
@@ -125,6 +141,14 @@ def _write_erfc(context: Any, node: Any, name: str, args: Any) -> None:
     erf = node.output[0]
     one = context.make_const(f"{name}_one", np.float32(1))
     context.insert_new_node_on_output("Add", erf, inputs=[erf, one.output[0]])
+
+
+def _write_expm1(context: Any, node: Any, name: str, args: Any) -> None:
+    """Has tf2onnx write `expm1(x)`, as of CELU, as `exp(x) - 1`."""
+    node.type = "Exp"
+    exp = node.output[0]
+    one = context.make_const(f"{name}_one", np.float32(1))
+    context.insert_new_node_on_output("Sub", exp, inputs=[exp, one.output[0]])
 
 
 def require(name: str) -> types.ModuleType:

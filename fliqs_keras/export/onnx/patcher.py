@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fliqs_keras.export.matching import Match, match_codes
-from fliqs_keras.export.onnx.activations import quantize
+from fliqs_keras.export.onnx.activations import PREFIX, quantize
 from fliqs_keras.export.onnx.converter import MARKER, MARKER_DOMAIN, require
 from fliqs_keras.export.onnx.nodes import NodeWriter
 from fliqs_keras.export.onnx.weights import decode, onnx_storage_of
@@ -19,7 +19,6 @@ __all__ = ["patch"]
 
 # Axis of the output channels of a weight; the last one elsewhere.
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
-_NAME = "fliqs_keras"
 # ONNX lets a file of these opsets say what they are of.
 _FIRST_IR_VERSIONS = ((25, 13), (23, 11), (21, 10), (19, 9), (0, 8))
 
@@ -156,7 +155,7 @@ class _Graph:
     ) -> dict[WeightSpec, list[Placement]]:
         """Replaces constants by codes; returns the placements of weights."""
         placements = collections.defaultdict(list)
-        writer = NodeWriter(f"{_NAME}/weight")
+        writer = NodeWriter("fliqs_keras/weight")
         for name, by_weight in matches.items():
             (first, match), *others = by_weight.items()
             storage = onnx_storage_of(first.format)
@@ -190,7 +189,7 @@ class _Graph:
             position = list(self._graph.node).index(marker)
             self._graph.node.remove(marker)
             if key not in quantized:
-                writer = NodeWriter(f"{_NAME}/activation_{number}")
+                writer = NodeWriter(f"{PREFIX}{number}")
                 quantized[key] = quantize(writer, marker.input[0], activation)
                 self._insert(position, writer)
             self._redirect(marker.output[0], quantized[key])

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fliqs_keras.export.batches import run_in_batches
 from fliqs_keras.export.onnx.converter import require
 
-__all__ = ["EXACT_OPTIONS", "run_onnx"]
+__all__ = ["EXACT_OPTIONS", "OnnxFile", "run_onnx"]
 
 EXACT_OPTIONS = {
     # Where only the weights of a dense layer are quantized, its input would
@@ -45,37 +46,45 @@ def run_onnx(
         ValueError: If the file has other inputs than `inputs`, or if there
             are no examples.
     """
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    for key, value in EXACT_OPTIONS.items():
-        options.add_session_config_entry(key, value)
-    if not optimize:
-        options.graph_optimization_level = (
-            runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        )
-    session = runtime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    file = OnnxFile(os.fspath(path), optimize=optimize)
+    return run_in_batches(
+        file.run, file.inputs, inputs, batch_size, file.fixed_batch_size
     )
-    names = [x.name for x in session.get_inputs()]
-    if not isinstance(inputs, Mapping) and len(names) == 1:
-        inputs = {names[0]: inputs}
-    if not isinstance(inputs, Mapping) or set(inputs) != set(names):
-        received = sorted(inputs) if isinstance(inputs, Mapping) else "an array"
-        raise ValueError(
-            f"Expected arrays for the inputs {sorted(names)} of the file. "
-            f"Received: {received}"
+
+
+class OnnxFile:
+    """An open file, called by the names of its inputs and outputs.
+
+    Args:
+        source: Its path or its content.
+        optimize: Whether the runtime may rewrite the graph.
+
+    Attributes:
+        inputs: Names of the inputs.
+        fixed_batch_size: Examples in one call; `None` if any number may be.
+    """
+
+    def __init__(self, source: str | bytes, *, optimize: bool):
+        runtime = require("onnxruntime")
+        options = runtime.SessionOptions()
+        for key, value in EXACT_OPTIONS.items():
+            options.add_session_config_entry(key, value)
+        if not optimize:
+            options.graph_optimization_level = (
+                runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            )
+        self._session = runtime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"]
         )
-    count = len(next(iter(inputs.values())))
-    if not count:
-        raise ValueError("Expected at least one example. Received: none")
-    batches = [
-        session.run(None, {k: x[i : i + batch_size] for k, x in inputs.items()})
-        for i in range(0, count, batch_size)
-    ]
-    outputs = {
-        output.name: np.concatenate(parts)
-        for output, parts in zip(
-            session.get_outputs(), zip(*batches, strict=True), strict=True
-        )
-    }
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        self.inputs = [x.name for x in self._session.get_inputs()]
+        self._outputs = [x.name for x in self._session.get_outputs()]
+        sizes = [x.shape[0] for x in self._session.get_inputs() if x.shape]
+        # An open size has a name, or none.
+        fixed = [size for size in sizes if isinstance(size, int)]
+        is_fixed = bool(sizes) and len(fixed) == len(sizes)
+        self.fixed_batch_size = max(fixed) if is_fixed else None
+
+    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the file once; takes and returns arrays by name."""
+        found = self._session.run(None, dict(batch))
+        return dict(zip(self._outputs, found, strict=True))

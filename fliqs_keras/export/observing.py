@@ -1,0 +1,74 @@
+"""Runs an exported file, and shows what it computes on the way."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from fliqs_keras.export.flatbuffer import read_model, write_model
+from fliqs_keras.export.graph import Graph
+from fliqs_keras.export.running import TfliteFile
+
+__all__ = ["ObservedTflite"]
+
+_OBSERVED = "observed_"
+_TYPES = ("FLOAT32", "INT8", "INT16")
+
+
+class ObservedTflite:
+    """A LiteRT file that also returns what its ops write.
+
+    Args:
+        path: The file.
+        xnnpack: Whether the default delegate may take over ops.
+
+    Attributes:
+        batch_size: Examples in one call.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, xnnpack: bool = True):
+        content = _observe(pathlib.Path(path).read_bytes())
+        self._file = TfliteFile(xnnpack, model_content=content)
+        self.batch_size = self._file.fixed_batch_size or 1
+
+    def run(
+        self, batch: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Runs the file once.
+
+        Args:
+            batch: `batch_size` examples, by the names of the inputs.
+
+        Returns:
+            The outputs by name; and the inputs and what the ops wrote, in
+            their order, codes being dequantized.
+        """
+        outputs = self._file.run(batch)
+        observed = {
+            int(name.removeprefix(_OBSERVED)): outputs.pop(name)
+            for name in list(outputs)
+            if name.startswith(_OBSERVED)
+        }
+        return outputs, [observed[number] for number in sorted(observed)]
+
+
+def _observe(content: bytes) -> bytes:
+    """Makes an output of all that a file computes from its inputs."""
+    model = read_model(content)
+    signature = model.signatureDefs[0]
+    subgraph = model.subgraphs[signature.subgraphIndex]
+    graph = Graph(model, subgraph)
+    # Decoded weights stay within: runtimes decode them once, or never.
+    computed = list(graph.inputs)
+    for op in graph.ops:
+        if not set(computed).isdisjoint(op.inputs):
+            computed += op.outputs
+    for number, tensor in enumerate(computed):
+        if graph.type_name(tensor) in _TYPES:
+            end = schema.TensorMapT(f"{_OBSERVED}{number}", tensor)
+            signature.outputs.append(end)
+            if not graph.is_output(tensor):
+                subgraph.outputs.append(tensor)
+    return write_model(model)

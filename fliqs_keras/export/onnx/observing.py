@@ -1,0 +1,89 @@
+"""Runs an exported ONNX file, and shows what it rounds on the way."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fliqs_keras.export.onnx.activations import PREFIX
+from fliqs_keras.export.onnx.converter import require
+from fliqs_keras.export.onnx.running import OnnxFile
+
+__all__ = ["ObservedOnnx"]
+
+
+class ObservedOnnx:
+    """An ONNX file that also returns the activations that it quantizes.
+
+    Args:
+        path: The file.
+        optimize: Whether the runtime may rewrite the graph.
+
+    Attributes:
+        batch_size: Examples in one call.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, optimize: bool = True):
+        onnx = require("onnx")
+        model = onnx.load(os.fspath(path))
+        self._observed = _quantized_tensors(model.graph)
+        known = {output.name for output in model.graph.output}
+        for name in self._observed:
+            if name not in known:
+                # The runtime infers the rest.
+                model.graph.output.append(onnx.ValueInfoProto(name=name))
+        self._file = OnnxFile(model.SerializeToString(), optimize=optimize)
+        self._outputs = known
+        self.batch_size = self._file.fixed_batch_size or 1
+
+    def run(
+        self, batch: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Runs the file once.
+
+        Args:
+            batch: `batch_size` examples, by the names of the inputs.
+
+        Returns:
+            The outputs by name; and the quantized activations in the order
+            of the file, codes being dequantized.
+        """
+        found = self._file.run(batch)
+        tensors = [
+            found[name]
+            if parameters is None
+            else _dequantize(found[name], *parameters)
+            for name, parameters in self._observed.items()
+        ]
+        return {name: found[name] for name in self._outputs}, tensors
+
+
+def _quantized_tensors(graph: Any) -> dict[str, tuple | None]:
+    """Returns what the quantized activations of a graph are called.
+
+    Each with its scale and zero point if it is one of codes. The codes are
+    those to look at: the runtime computes on them, where it can, and not on
+    what they stand for.
+    """
+    to_array = require("onnx").numpy_helper.to_array
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    last = {}
+    for node in graph.node:
+        is_decoding = node.op_type == "DequantizeLinear"
+        for name in node.output:
+            if name.startswith(PREFIX) and not is_decoding:
+                last[name.rsplit("/", 1)[0]] = node
+    found = {}
+    for node in last.values():
+        parameters = None
+        if node.op_type == "QuantizeLinear":
+            parameters = [to_array(constants[name]) for name in node.input[1:]]
+        found[node.output[0]] = parameters
+    return found
+
+
+def _dequantize(
+    codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray
+) -> np.ndarray:
+    return (codes.astype("float32") - zero_point.astype("float32")) * scale
