@@ -22,6 +22,13 @@ ACTIVATIONS = "*:activations"
 # What the name of a decision about the inputs of layers ends in.
 INPUT = ":input"
 
+# The way out for users of LoRA.
+MERGE_ADAPTERS = (
+    "Train the float model with adapters before `apply`; its `save_weights` "
+    "merges them: `load_weights` of that into the model without adapters, and "
+    "call `apply` on it"
+)
+
 Axes = Sequence[int]
 Shape = tuple[int | None, ...]
 
@@ -195,9 +202,14 @@ class SwitchableQuantizeConfig(QuantizeConfig):
         """Returns the variable that a layer holds under a name.
 
         Raises:
-            ValueError: If there is none. Under LoRA, for example, a kernel
-                is no variable but a sum.
+            ValueError: If there is none. Under LoRA a kernel is no variable
+                but a sum.
         """
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                f"Expected layer {layer.name!r} without low-rank adapters. "
+                f"Received: a layer with `enable_lora`. {MERGE_ADAPTERS}"
+            )
         try:
             weight = operator.attrgetter(name)(layer)
         except AttributeError:

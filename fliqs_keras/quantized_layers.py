@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 import keras
 
 from fliqs_keras import _keras
-from fliqs_keras.quantize_configs import SwitchableQuantizeConfig
+from fliqs_keras.quantize_configs import (
+    MERGE_ADAPTERS,
+    SwitchableQuantizeConfig,
+)
 from fliqs_keras.quantizers import (
     SwitchableQuantizer,
     require_quantized_weights,
@@ -157,6 +160,13 @@ class QuantizedLayer:
     def quantizers(self) -> list[SwitchableQuantizer]:
         """Returns all quantizers of the layer."""
         return [*self.weight_quantizers, *self.activation_quantizers()]
+
+    def enable_lora(self, *args, **kwargs):
+        """Refuses low-rank adapters: quantizers see variables, not sums."""
+        raise ValueError(
+            f"Expected layer {self.name!r} to stay as `apply` made it. "
+            f"Received: `enable_lora`. {MERGE_ADAPTERS}"
+        )
 
     def load_own_variables(self, store):
         if _keras.own_weights(self):

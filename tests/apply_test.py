@@ -268,15 +268,39 @@ def test_training_in_one_format_needs_no_callback():
     assert np.abs(codes).max() <= 7.0 + 1e-5
 
 
+def dense_model():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(2, name="d")])
+
+
 @pytest.mark.parametrize("name", ["lora", "int8"])
 def test_layers_that_are_not_plain_float_are_refused(name):
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="d")])
+    model = dense_model()
     if name == "lora":
         model.get_layer("d").enable_lora(2)
     else:
         model.get_layer("d").quantize("int8")
     with pytest.raises(ValueError, match="'d'"):
         fliqs_keras.apply(model, "INT4", inplace=True)
+
+
+def test_adapters_are_refused_before_they_are_made():
+    model = fliqs_keras.apply(dense_model(), "INT8")
+    layer = model.get_layer("d")
+    with pytest.raises(ValueError, match="before `apply`"):
+        layer.enable_lora(2)
+    assert not layer.lora_enabled and len(layer.trainable_weights) == 2
+
+
+def test_adapters_are_merged_by_the_way_that_the_error_tells(tmp_path):
+    model = dense_model()
+    layer = model.get_layer("d")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    model.save_weights(tmp_path / "merged.weights.h5")
+    plain = dense_model()
+    plain.load_weights(tmp_path / "merged.weights.h5")
+    merged = fliqs_keras.apply(plain, "INT8").get_layer("d").kernel
+    np.testing.assert_allclose(merged, layer.kernel, rtol=1e-6)
 
 
 def test_attention_masks_and_scores_still_work():
