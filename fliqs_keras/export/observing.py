@@ -61,10 +61,10 @@ def _observe(content: bytes) -> bytes:
     subgraph = model.subgraphs[signature.subgraphIndex]
     graph = Graph(model, subgraph)
     # Decoded weights stay within: runtimes decode them once, or never.
-    computed = list(graph.inputs)
+    computed = dict.fromkeys(graph.inputs)
     for op in graph.ops:
-        if not set(computed).isdisjoint(op.inputs):
-            computed += op.outputs
+        if not computed.keys().isdisjoint(op.inputs):
+            computed |= dict.fromkeys(op.outputs)
     for number, tensor in enumerate(computed):
         if graph.type_name(tensor) in _TYPES:
             end = schema.TensorMapT(f"{_OBSERVED}{number}", tensor)
