@@ -108,6 +108,28 @@ def test_models_from_apply(kind, build, name, tmp_path):
         assert row.mean <= 1e-4, str(report)
 
 
+def test_a_tensor_that_reshapes_share(tmp_path):
+    """LiteRT divides in place, and lets reshapes share a buffer."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 4, 8), name="x")
+    hidden = layers.LayerNormalization()(layers.Dense(8)(x))
+    flat = layers.Reshape((16, 8))(hidden)
+    image = layers.Reshape((4, 4, 8))(flat)
+    patches = layers.Conv2D(8, 2, strides=2)(image)
+    keys = layers.Dense(8)(layers.Reshape((4, 8))(patches))
+    scores = layers.Dot((2, 2))([layers.Dense(8)(flat), keys])
+    y = layers.Concatenate()([scores, flat])
+    model = fliqs_keras.apply(keras.Model(x, y), "E4M3")
+    data = np.random.default_rng(0).normal(size=(4, 4, 4, 8)).astype("float32")
+    fliqs_keras.calibrate(model, data)
+    path = tmp_path / "model.tflite"
+    fliqs_keras.export_tflite(model, path)
+    expected = model.predict(data, verbose=0)
+    for xnnpack in (True, False):
+        actual = fliqs_keras.run_tflite(path, data, xnnpack=xnnpack)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 def upsampling(interpolation):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 3), name="x")

@@ -99,9 +99,15 @@ def quantize_marked(
     if activation.format.is_integer:
         _quantize_integer(chain, activation.format, activation.scale, saturate)
     else:
+        # Before the division, which LiteRT does in place: in a buffer that
+        # reshapes of the tensor share, though others still read them.
+        limit = _largest_to_round(activation.format)
+        if np.isfinite(limit):
+            chain.clip(activation.scale * limit)
         _scale(chain, "DIV", activation.scale)
         if activation.format in _NATIVE_FLOATS:
-            _cast(chain, activation.format)
+            chain.apply("CAST", type_name=_NATIVE_FLOATS[activation.format])
+            chain.apply("CAST")
         else:
             _round_float(chain, activation.format)
         _scale(chain, "MUL", activation.scale)
@@ -184,12 +190,17 @@ def _scale(chain: _Chain, kind: str, scale: float) -> None:
         chain.apply(kind, np.float32(scale))
 
 
-def _cast(chain: _Chain, format: Format) -> None:
-    # BF16 ends where float32 does, but FP16 would overflow to infinity.
-    if np.log2(format.max_code) < _FLOAT32_MAX_EXPONENT:
-        chain.clip(format.max_code)
-    chain.apply("CAST", type_name=_NATIVE_FLOATS[format])
-    chain.apply("CAST")
+def _largest_to_round(format: Format) -> float:
+    """Returns what to clip to, so that rounding does not overflow."""
+    if format in _NATIVE_FLOATS:
+        # BF16 ends where float32 does, but FP16 would overflow to infinity.
+        ends_early = np.log2(format.max_code) < _FLOAT32_MAX_EXPONENT
+        return format.max_code if ends_early else np.inf
+    # Where the splitting of `_round_float` would overflow; only formats with 8
+    # exponent bits reach there, at 1e30.
+    dropped_bits = _FLOAT32_MANTISSA_BITS - format.mantissa_bits
+    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
+    return min(format.max_code, overflow)
 
 
 def _round_float(chain: _Chain, format: Format) -> None:
@@ -200,12 +211,7 @@ def _round_float(chain: _Chain, format: Format) -> None:
     step is constant, adding and subtracting a large number rounds to it.
     """
     dropped_bits = _FLOAT32_MANTISSA_BITS - format.mantissa_bits
-    # Beyond it the splitting would overflow; only formats with 8 exponent
-    # bits reach there, at 1e30.
-    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
     step = 2.0 ** (format.min_exponent - format.mantissa_bits)
-
-    chain.clip(min(format.max_code, overflow))
     u = chain.tensor
     splitter = chain.op("MUL", u, np.float32(2.0**dropped_bits + 1))
     normal = chain.op("SUB", splitter, chain.op("SUB", splitter, u))
