@@ -203,11 +203,11 @@ to zero from layer to layer, and all files agree.
 Where a value is near a tie between two codes, the order of additions decides,
 and what follows differs: these outputs show that a file runs, not that it is
 right. So Keras continues on the codes of the file at each quantizer, as
-`verify_export` does where outputs differ. The codes of the file are then no
-further from what Keras rounds than Keras's own, but for the part of their range
-under "quantizers" (the largest mean of a quantizer), and the outputs differ by
-that under "outputs" (a dash: they were the same). A file of which either is
-more than {tolerance:.0e} is marked.
+`verify_export` does where outputs differ. The codes of the file are then a
+rounding of what Keras rounds, but for the part of the largest that is under
+"quantizers" (the mean, of the quantizer that differs most), and the outputs
+differ by that under "outputs" (a dash: they were the same). A file that
+disagrees with a tolerance of {tolerance:.0e} is marked.
 """
 
 

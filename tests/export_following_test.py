@@ -28,7 +28,10 @@ class FakeFile:
 
     def run(self, batch):
         self.batches.append(batch["x"])
-        return {"y": self._tensors[-1]}, self._tensors[:-1]
+        return {"y": self._tensors[-1]}
+
+    def observe(self, batch):
+        return self._tensors[:-1]
 
 
 def identity_model(shape=(2,)):
@@ -63,20 +66,21 @@ def test_a_tie_that_turns_is_no_difference():
 
 def test_a_code_that_is_not_the_nearest():
     # 0.75 is 0.25 from the code of Keras and 0.75 from that of the file: half
-    # a step more, in one of two values, whose range is 2.
+    # a step more, in one of two values, the largest of which is 3.
     _, expected, excess = follow_identity(
         FakeFile([[0, 3]], [[0, 3]]), [[0.75, 3]]
     )
     np.testing.assert_array_equal(expected["y"], [[0, 3]])
-    assert excess == {"dense/input_quantizer": pytest.approx(0.5 / 2 / 2)}
+    assert excess == {"dense/input_quantizer": pytest.approx(0.5 / 2 / 3)}
 
 
-def test_values_nearer_than_the_codes_of_keras_are_no_difference():
+def test_a_value_beside_the_grid():
+    # As of a file that does not round: 0.75 is 0.25 from its code.
     _, expected, excess = follow_identity(
         FakeFile([[0.75, 3]], [[0.75, 3]]), [[0.75, 3]]
     )
     np.testing.assert_array_equal(expected["y"], [[0.75, 3]])
-    assert excess == {"dense/input_quantizer": 0}
+    assert excess == {"dense/input_quantizer": pytest.approx(0.25 / 2 / 3)}
 
 
 def test_the_tensor_of_a_quantizer_is_found_among_others():
@@ -93,13 +97,13 @@ def test_channels_may_come_first():
     assert excess == {"dense/input_quantizer": 0}
 
 
-def test_a_file_without_the_tensor_is_not_followed():
+def test_a_file_without_the_tensor():
     actual, expected, excess = follow_identity(
         FakeFile([[1, 2, 3]], [[5, 5]]), [[0.5, 3]]
     )
     np.testing.assert_array_equal(expected["y"], [[0, 3]])
     np.testing.assert_array_equal(actual["y"], [[5, 5]])
-    assert not excess
+    assert excess == {"dense/input_quantizer": np.inf}
 
 
 def test_batches_are_filled_up():
@@ -128,9 +132,9 @@ def test_what_a_file_computes_on_the_way(mode, xnnpack, tmp_path):
     fliqs_keras.export_tflite(model, path, mode=mode)
     file = ObservedTflite(path, xnnpack=xnnpack)
     assert file.batch_size == 1
-    outputs, tensors = file.run({"x": data[:1]})
+    tensors = file.observe({"x": data[:1]})
     np.testing.assert_array_equal(
-        list(outputs.values()),
+        list(file.run({"x": data[:1]}).values()),
         [fliqs_keras.run_tflite(path, data[:1], xnnpack=xnnpack)],
     )
     # The codes of the input, of what is between, and of the output.
@@ -160,6 +164,22 @@ def deep_model(images):
     fliqs_keras.calibrate(model, images)
     fliqs_keras.recalibrate_batch_norm(model, images)
     return model
+
+
+def test_a_file_that_does_not_round_disagrees(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = y = keras.Input((8,), name="x")
+    for width in (16, 16, 16, 8):
+        y = layers.Dense(width, "relu")(y)
+    model = fliqs_keras.apply(keras.Model(x, y), "E2M1")
+    data = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    fliqs_keras.calibrate(model, data)
+    path = tmp_path / "model.tflite"
+    fliqs_keras.export_tflite(model, path, simulate_activations=False)
+    report = fliqs_keras.verify_export(model, path, data)
+    assert not report.agrees
+    for found in report.layerwise.values():
+        assert min(found.quantizers.values()) > 1e-3
 
 
 def export_in_integers(model, path):
@@ -213,8 +233,11 @@ def test_the_layer_that_differs_is_named(kind, deep_model, images, tmp_path):
     assert "stage2_block1_conv2" in str(report)
 
 
-GOOD, BAD = (OutputDifference("y", 1.0, 0.5, mean) for mean in (9e-4, 1.1e-3))
-NAN = OutputDifference("y", None, np.inf, np.inf)
+GOOD, BAD = (
+    OutputDifference("y", 1.0, largest=0.5, mean=0.0, rms=rms)
+    for rms in (9e-4, 1.1e-3)
+)
+NAN = OutputDifference("y", None, np.inf, np.inf, np.inf)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files run beside their Keras models, and the figures worked by hand."""
 
+import dataclasses
 import itertools
 import sys
 
@@ -49,17 +50,30 @@ def forked_inputs(count=5):
 X = np.array([[0, 1], [2, 4]], "float32")
 
 
+def assert_close(actual, expected):
+    actual, expected = map(dataclasses.asdict, (actual, expected))
+    assert actual.pop("output") == expected.pop("output")
+    assert actual == pytest.approx(expected)
+
+
 def test_differences_worked_by_hand(tmp_path):
     model = identity_model()
     path = write(model, tmp_path / "model.tflite")
     model.layers[1].kernel.assign(1.25 * np.eye(2))
     report = verify_export(model, path, X)
     # Keras returns 0, 1.25, 2.5 and 5, the file 0, 1, 2 and 4.
-    expected = OutputDifference("output_0", 1.0, 1 / 5, (0.25 + 0.5 + 1) / 20)
+    squares = (0.25**2 + 0.5**2 + 1) / 4
+    expected = OutputDifference(
+        "output_0",
+        1.0,
+        largest=1 / 5,
+        mean=(0.25 + 0.5 + 1) / 20,
+        rms=(squares / np.var([0, 1.25, 2.5, 5])) ** 0.5,
+    )
     for name, rows in report.runs.items():
-        assert rows[0] == pytest.approx(expected)
+        assert_close(rows[0], expected)
         followed = report.layerwise[name]
-        assert followed.outputs[0] == pytest.approx(expected)
+        assert_close(followed.outputs[0], expected)
         assert followed.quantizers == {}
     assert report.examples == 2
     assert not report.agrees and "DISAGREES" in str(report)
@@ -72,6 +86,19 @@ def test_argmax_of_swapped_outputs(tmp_path):
     report = verify_export(model, path, np.float32([[0, 1], [2, 4], [3, 3]]))
     # Where both elements are the same, the first counts on either side.
     assert report.runs["xnnpack"][0].argmax_agreement == pytest.approx(1 / 3)
+
+
+def test_a_classifier_of_many_classes_that_is_wrong(tmp_path):
+    x = keras.Input((2500,), name="x")
+    model = keras.Model(x, layers.Softmax()(layers.Rescaling(20.0)(x)))
+    path = write(model, tmp_path / "model.tflite")
+    rolled = keras.Model(x, keras.ops.roll(model(x), 1, axis=-1))
+    report = verify_export(rolled, path, np.eye(2500, dtype="float32")[:8])
+    row = report.runs["xnnpack"][0]
+    # Of 2,500 numbers two differ.
+    assert row.mean < 1e-3 and row.argmax_agreement == 0
+    assert row.rms == pytest.approx(2**0.5, rel=1e-3)
+    assert not report.agrees
 
 
 def test_what_is_no_number_never_agrees(tmp_path):

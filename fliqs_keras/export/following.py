@@ -36,8 +36,11 @@ class ObservedFile(Protocol):
 
     batch_size: int
 
-    def run(self, batch: Arrays) -> tuple[Arrays, Sequence[np.ndarray]]:
-        """Returns the outputs by name, and tensors in the order of the ops."""
+    def run(self, batch: Arrays) -> Arrays:
+        """Runs the file as it is; returns the outputs by name."""
+
+    def observe(self, batch: Arrays) -> Sequence[np.ndarray]:
+        """Returns what the file computes, in the order of its ops."""
 
 
 def follow(
@@ -56,9 +59,9 @@ def follow(
 
     Returns:
         The outputs of the file; those of the model; and for each quantizer,
-        by its path, how much further the values of the file are from what
-        Keras rounds than what Keras rounds it to: the mean, as a part of the
-        range of the latter. Zero, if values differ in ties alone.
+        by its path, how far the values of the file are from being a rounding
+        of what Keras rounds: the mean, as a part of the largest. Zero, if
+        values differ in ties alone; infinite, if the file has none.
     """
     size = file.batch_size
     count = min(len(keras.tree.flatten(inputs)[0]), _EXAMPLES)
@@ -70,9 +73,8 @@ def follow(
             inputs,
         )
         fed = dict(zip(names, keras.tree.flatten(batch), strict=True))
-        outputs, tensors = file.run(fed)
-        with use_hook(_Following(tensors, excess)):
-            pairs.append((outputs, run_keras(batch)))
+        with use_hook(_Following(file.observe(fed), excess)):
+            pairs.append((file.run(fed), run_keras(batch)))
     actual, expected = (_join(side) for side in zip(*pairs, strict=True))
     return actual, expected, {k: float(np.mean(v)) for k, v in excess.items()}
 
@@ -114,14 +116,19 @@ class _Following(CallHook):
         if not tf.executing_eagerly():
             # Within a loop, whose body Keras traces.
             return rounded
-        found = self._find(np.asarray(rounded))
-        if found is None:
-            return rounded
         x, rounded = np.asarray(x, "f8"), np.asarray(rounded)
+        excess = self._excess.setdefault(quantizer.path, [])
+        found = self._find(rounded)
+        if found is None:
+            excess.append(np.inf)
+            return tf.convert_to_tensor(rounded)
+        result = tf.convert_to_tensor(found)
+        # A value that is nearer than those of the grid is not on it.
+        beside = np.abs(found - np.asarray(quantizer(result)))
         further = np.abs(found - x) - np.abs(rounded - x)
-        excess = np.maximum(further, 0).mean() / (np.ptp(rounded) or 1)
-        self._excess.setdefault(quantizer.path, []).append(excess)
-        return tf.convert_to_tensor(found)
+        mean = (beside + np.maximum(further, 0)).mean(dtype="f8")
+        excess.append(mean / (np.abs(rounded).max() or 1))
+        return result
 
     def _find(self, values: np.ndarray) -> np.ndarray | None:
         """Returns the tensor of the file that is nearest to given values.

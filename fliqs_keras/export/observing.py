@@ -13,12 +13,15 @@ from fliqs_keras.export.running import TfliteFile
 
 __all__ = ["ObservedTflite"]
 
-_OBSERVED = "observed_"
+_EXPOSED = "exposed_"
 _TYPES = ("FLOAT32", "INT8", "INT16")
 
 
 class ObservedTflite:
-    """A LiteRT file that also returns what its ops write.
+    """A LiteRT file, and a copy of it that returns what its ops write.
+
+    The copy is another file: a runtime that computes the one wrongly, because
+    it puts two tensors in one place, may compute the other right.
 
     Args:
         path: The file.
@@ -29,32 +32,42 @@ class ObservedTflite:
     """
 
     def __init__(self, path: str | os.PathLike, *, xnnpack: bool = True):
-        content = _observe(pathlib.Path(path).read_bytes())
+        content = pathlib.Path(path).read_bytes()
         self._file = TfliteFile(xnnpack, model_content=content)
+        self._copy = TfliteFile(xnnpack, model_content=_expose(content))
         self.batch_size = self._file.fixed_batch_size or 1
 
-    def run(
-        self, batch: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Runs the file once.
+    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the file as it is.
 
         Args:
             batch: `batch_size` examples, by the names of the inputs.
 
         Returns:
-            The outputs by name; and the inputs and what the ops wrote, in
-            their order, codes being dequantized.
+            The outputs by name.
         """
-        outputs = self._file.run(batch)
-        observed = {
-            int(name.removeprefix(_OBSERVED)): outputs.pop(name)
-            for name in list(outputs)
-            if name.startswith(_OBSERVED)
+        return self._file.run(batch)
+
+    def observe(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs the copy.
+
+        Args:
+            batch: `batch_size` examples, by the names of the inputs.
+
+        Returns:
+            The inputs and what the ops wrote, in their order, codes being
+            dequantized.
+        """
+        outputs = self._copy.run(batch)
+        exposed = {
+            int(name.removeprefix(_EXPOSED)): tensor
+            for name, tensor in outputs.items()
+            if name.startswith(_EXPOSED)
         }
-        return outputs, [observed[number] for number in sorted(observed)]
+        return [exposed[number] for number in sorted(exposed)]
 
 
-def _observe(content: bytes) -> bytes:
+def _expose(content: bytes) -> bytes:
     """Makes an output of all that a file computes from its inputs."""
     model = read_model(content)
     signature = model.signatureDefs[0]
@@ -67,7 +80,7 @@ def _observe(content: bytes) -> bytes:
             computed |= dict.fromkeys(op.outputs)
     for number, tensor in enumerate(computed):
         if graph.type_name(tensor) in _TYPES:
-            end = schema.TensorMapT(f"{_OBSERVED}{number}", tensor)
+            end = schema.TensorMapT(f"{_EXPOSED}{number}", tensor)
             signature.outputs.append(end)
             if not graph.is_output(tensor):
                 subgraph.outputs.append(tensor)

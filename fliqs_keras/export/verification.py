@@ -45,12 +45,16 @@ class OutputDifference:
             one element.
         largest: Largest difference, as a part of the range of the output.
         mean: Mean difference, as a part of the range of the output.
+        rms: Root mean square of the difference, as a part of that of the
+            output around its mean. Of an output that is nearly zero but for
+            some classes, the mean difference tells little.
     """
 
     output: str
     argmax_agreement: float | None
     largest: float
     mean: float
+    rms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +66,9 @@ class LayerwiseDifference:
 
     Args:
         outputs: The differences, an output each.
-        quantizers: By the path of each quantizer, how much further the values
-            of the file are from what Keras rounds than what Keras rounds it
-            to: the mean, as a part of the range. Zero where codes differ in
-            ties alone.
+        quantizers: By the path of each quantizer, how far the values of the
+            file are from being a rounding of what Keras rounds: the mean, as
+            a part of the largest. Zero where codes differ in ties alone.
     """
 
     outputs: tuple[OutputDifference, ...]
@@ -78,7 +81,7 @@ class VerificationReport:
 
     Args:
         examples: Number of examples that were run.
-        tolerance: Mean difference up to which the file agrees.
+        tolerance: Difference up to which the file agrees.
         runs: The differences, an output each, of each way to run the file.
             LiteRT: `"xnnpack"`, with the default delegate, and `"builtin"`,
             by the runtime's own kernels. ONNX: `"optimized"`, the graph
@@ -116,10 +119,10 @@ class VerificationReport:
 
     def render(self) -> str:
         """Returns the report as a table of text."""
+        titles = f"{'argmax':>8}{'largest':>10}{'mean':>10}{'rms':>10}"
         lines = [
-            f"{self.examples} examples; differences as parts of the output "
-            "range",
-            f"{'':<10}{'output':<16}{'argmax':>8}{'largest':>10}{'mean':>10}",
+            f"{self.examples} examples; differences as parts of the output",
+            f"{'':<10}{'output':<16}{titles}",
         ]
         for run, rows in self.runs.items():
             lines += [f"{run:<10}{_render(row)}" for row in rows]
@@ -127,9 +130,9 @@ class VerificationReport:
             lines.append(f"{run}, continued on the codes of the file:")
             lines += [f"{'':<10}{_render(row)}" for row in found.outputs]
             for path, excess in _largest(found.quantizers):
-                lines.append(f"{'':<10}{path:<34}{excess:>10.1e}")
+                lines.append(f"{'':<10}{path:<44}{excess:>10.1e}")
         verdict = "agrees" if self.agrees else "DISAGREES"
-        lines.append(f"{verdict} (tolerance {self.tolerance:.0e} of the mean)")
+        lines.append(f"{verdict} (tolerance {self.tolerance:.0e} of the rms)")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -137,18 +140,24 @@ class VerificationReport:
 
 
 def _within(rows: Sequence[OutputDifference], tolerance: float) -> bool:
-    return all(np.isfinite(row.mean) and row.mean <= tolerance for row in rows)
+    return all(np.isfinite(row.rms) and row.rms <= tolerance for row in rows)
 
 
 def _render(row: OutputDifference) -> str:
     same = row.argmax_agreement
     argmax = "" if same is None else f"{same:.4f}"
-    return f"{row.output:<16}{argmax:>8}{row.largest:>10.1e}{row.mean:>10.1e}"
+    differences = (row.largest, row.mean, row.rms)
+    columns = "".join(f"{difference:>10.1e}" for difference in differences)
+    return f"{row.output:<16}{argmax:>8}{columns}"
 
 
 def _largest(quantizers: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The quantizers that differ most, a few."""
-    return sorted(quantizers.items(), key=lambda item: -item[1])[:_SHOWN]
+    """The quantizers that differ most, a few; what is no number first."""
+
+    def key(item):
+        return -np.nan_to_num(item[1], nan=np.inf)
+
+    return sorted(quantizers.items(), key=key)[:_SHOWN]
 
 
 def verify_export(
@@ -175,9 +184,11 @@ def verify_export(
             arrays; or an iterable of batches such as a `tf.data.Dataset`,
             whose elements are inputs or tuples that begin with them.
         batch_size: Examples in one call.
-        tolerance: Largest mean difference, as a part of the output range,
-            with which the file agrees. Defaults to 1e-3. An export in integer
-            mode rounds sums that the Keras model does not: allow more.
+        tolerance: Largest root mean square of the difference, as a part of
+            that of the output around its mean, with which the file agrees;
+            layer by layer, also largest difference of a quantizer. Defaults
+            to 1e-3. An export in integer mode rounds sums that the Keras
+            model does not: allow more.
 
     Returns:
         A `VerificationReport`.
@@ -348,6 +359,7 @@ def _difference(
     actual, expected = actual.astype("f8"), expected.astype("f8")
     finite = expected[np.isfinite(expected)]
     output_range = (np.ptp(finite) if finite.size else 0.0) or 1.0
+    spread = (np.std(finite) if finite.size else 0.0) or output_range
     # Equal infinities agree; what is not a number agrees with nothing.
     with np.errstate(invalid="ignore"):
         difference = np.where(actual == expected, 0, np.abs(actual - expected))
@@ -357,4 +369,5 @@ def _difference(
         agreement,
         largest=float(difference.max() / output_range),
         mean=float(difference.mean() / output_range),
+        rms=float(np.sqrt(np.mean(difference**2)) / spread),
     )

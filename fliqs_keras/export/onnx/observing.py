@@ -14,7 +14,7 @@ __all__ = ["ObservedOnnx"]
 
 
 class ObservedOnnx:
-    """An ONNX file that also returns the activations that it quantizes.
+    """An ONNX file, and a copy that returns the activations it quantizes.
 
     Args:
         path: The file.
@@ -26,37 +26,45 @@ class ObservedOnnx:
 
     def __init__(self, path: str | os.PathLike, *, optimize: bool = True):
         onnx = require("onnx")
+        self._file = OnnxFile(os.fspath(path), optimize=optimize)
         model = onnx.load(os.fspath(path))
-        self._observed = _quantized_tensors(model.graph)
+        self._exposed = _quantized_tensors(model.graph)
         known = {output.name for output in model.graph.output}
-        for name in self._observed:
+        for name in self._exposed:
             if name not in known:
                 # The runtime infers the rest.
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self._file = OnnxFile(model.SerializeToString(), optimize=optimize)
-        self._outputs = known
+        self._copy = OnnxFile(model.SerializeToString(), optimize=optimize)
         self.batch_size = self._file.fixed_batch_size or 1
 
-    def run(
-        self, batch: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Runs the file once.
+    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the file as it is.
 
         Args:
             batch: `batch_size` examples, by the names of the inputs.
 
         Returns:
-            The outputs by name; and the quantized activations in the order
-            of the file, codes being dequantized.
+            The outputs by name.
         """
-        found = self._file.run(batch)
-        tensors = [
+        return self._file.run(batch)
+
+    def observe(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs the copy.
+
+        Args:
+            batch: `batch_size` examples, by the names of the inputs.
+
+        Returns:
+            The quantized activations in the order of the file, codes being
+            dequantized.
+        """
+        found = self._copy.run(batch)
+        return [
             found[name]
             if parameters is None
             else _dequantize(found[name], *parameters)
-            for name, parameters in self._observed.items()
+            for name, parameters in self._exposed.items()
         ]
-        return {name: found[name] for name in self._outputs}, tensors
 
 
 def _quantized_tensors(graph: Any) -> dict[str, tuple | None]:

@@ -76,7 +76,9 @@ class OnnxFile:
         self._session = runtime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"]
         )
-        self.inputs = [x.name for x in self._session.get_inputs()]
+        types = {x.name: x.type for x in self._session.get_inputs()}
+        self.inputs = list(types)
+        self._dtypes = {name: _dtype(kind) for name, kind in types.items()}
         self._outputs = [x.name for x in self._session.get_outputs()]
         sizes = [x.shape[0] for x in self._session.get_inputs() if x.shape]
         # An open size has a name, or none.
@@ -86,5 +88,12 @@ class OnnxFile:
 
     def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the file once; takes and returns arrays by name."""
-        found = self._session.run(None, dict(batch))
+        fed = {name: x.astype(self._dtypes[name]) for name, x in batch.items()}
+        found = self._session.run(None, fed)
         return dict(zip(self._outputs, found, strict=True))
+
+
+def _dtype(kind: str) -> np.dtype:
+    """Returns what NumPy calls a type such as `tensor(float)`."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
