@@ -92,6 +92,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         super().__init__(
             name=name, dtype="float32", autocast=False, trainable=False
         )
+        self.supports_masking = True
         if isinstance(formats, str) or not formats:
             raise ValueError(
                 "Expected `formats` to be a sequence of at least one format. "

@@ -29,6 +29,15 @@ def recurrent():
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
+def masked():
+    x = tokens = keras.Input((6,), name="tokens", dtype="int32")
+    x = layers.Embedding(11, 4, mask_zero=True)(x)
+    x = layers.Bidirectional(layers.LSTM(5, return_sequences=True))(x)
+    # A reader that has no mask.
+    y = keras.ops.mean(x, axis=1)
+    return keras.Model(tokens, layers.Dense(3)(y + layers.GRU(10)(x)))
+
+
 def convolutional():
     x = inputs = keras.Input((9, 9, 4), name="x")
     x = layers.SeparableConv2D(8, 3, depth_multiplier=2)(x)
@@ -69,6 +78,17 @@ class Subclassed(keras.Model):
         return {"y": self.last(self.first(x)), "x": x}
 
 
+def open_sequence():
+    x = inputs = keras.Input((None, 8), name="x")
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def integers_as_numbers():
+    x = keras.Input((4,), dtype="int32", name="x")
+    return keras.Model(x, layers.Dense(3)(x))
+
+
 def subclassed():
     model = Subclassed()
     model(np.zeros((1, 4), "float32"))
@@ -89,7 +109,17 @@ EXPORTS = {
     "tflite": (fliqs_keras.export_tflite, fliqs_keras.run_tflite),
     "onnx": (fliqs_keras.export_onnx, fliqs_keras.run_onnx),
 }
-MODELS = [attention, recurrent, convolutional, u_shaped, einsum, subclassed]
+MODELS = [
+    attention,
+    open_sequence,
+    integers_as_numbers,
+    recurrent,
+    masked,
+    convolutional,
+    u_shaped,
+    einsum,
+    subclassed,
+]
 
 
 @pytest.mark.parametrize("name", ["INT4", "E4M3"])

@@ -1,6 +1,7 @@
 """From a Keras model to a float LiteRT file, by TensorFlow's converter."""
 
 import contextlib
+import functools
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -120,13 +121,43 @@ def _unrolled(model: keras.Model) -> Iterator[None]:
         for layer in _keras.flatten_layers(model)
         if isinstance(layer, keras.layers.RNN) and not layer.unroll
     ]
+    # Unrolled backwards, Keras would zero the steps of the mask forwards.
+    reversed_layers = [
+        layer
+        for layer in layers
+        if layer.go_backwards and layer.zero_output_for_mask
+    ]
     for layer in layers:
         layer.unroll = True
+    for layer in reversed_layers:
+        layer.zero_output_for_mask = False
+        layer.inner_loop = functools.partial(_zero_backwards, layer.inner_loop)
     try:
         yield
     finally:
         for layer in layers:
             layer.unroll = False
+        for layer in reversed_layers:
+            layer.zero_output_for_mask = True
+            del layer.inner_loop
+
+
+def _zero_backwards(
+    inner_loop: Callable,
+    sequences: tf.Tensor,
+    initial_state: Any,
+    mask: tf.Tensor | None,
+    training: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """Runs a loop from the last step to the first; zeros masked steps."""
+    last, outputs, states = inner_loop(
+        sequences, initial_state, mask, training=training
+    )
+    if mask is not None:
+        is_kept = tf.reverse(mask, axis=[1])[:, :, None]
+        outputs = tf.where(is_kept, outputs, tf.zeros_like(outputs))
+        last = outputs[:, -1]
+    return last, outputs, states
 
 
 @contextlib.contextmanager

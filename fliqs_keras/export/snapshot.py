@@ -64,9 +64,16 @@ class Snapshot(CallHook):
         if layer.input_quantizer is None and not layer.weight_quantizers:
             return inputs
         path = self._paths[id(layer)]
-        return keras.tree.map_structure(
-            lambda x: self._mark(x, path) if tf.is_tensor(x) else x, inputs
-        )
+
+        def mark(x):
+            if not tf.is_tensor(x):
+                return x
+            # What is quantized are numbers; what is looked up stays.
+            if layer.input_quantizer is not None and not x.dtype.is_floating:
+                x = tf.cast(x, "float32")
+            return self._mark(x, path)
+
+        return keras.tree.map_structure(mark, inputs)
 
     def input(self, layer, quantizer, inputs):
         return inputs

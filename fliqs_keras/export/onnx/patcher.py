@@ -19,6 +19,8 @@ __all__ = ["patch"]
 
 # Axis of the output channels of a weight; the last one elsewhere.
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+# What runtimes fold, but tf2onnx leaves, as where a sequence is of open length.
+_RESHAPING = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
 # ONNX lets a file of these opsets say what they are of.
 _FIRST_IR_VERSIONS = ((25, 13), (23, 11), (21, 10), (19, 9), (0, 8))
 
@@ -88,9 +90,12 @@ class _Graph:
         self._to_array = require("onnx").numpy_helper.to_array
         self._constants = {t.name: t for t in graph.initializer}
         self._consumers = collections.defaultdict(list)
+        self._producers = {}
         for node in graph.node:
             for name in node.input:
                 self._consumers[name].append(node)
+            for name in node.output:
+                self._producers[name] = node
         self.markers = [n for n in graph.node if _is_marker(n)]
         self._check_subgraphs()
 
@@ -136,7 +141,7 @@ class _Graph:
         self, node: Any, weight: WeightSpec
     ) -> dict[WeightSpec, tuple[str, Match]]:
         axis = _CHANNEL_AXIS.get(node.op_type, -1)
-        for name in node.input:
+        for name in map(self._source, node.input):
             tensor = self._constants.get(name)
             if tensor is None or not tensor.dims:
                 continue
@@ -149,6 +154,14 @@ class _Graph:
             if match is not None:
                 return {weight: (name, match)}
         return {}
+
+    def _source(self, name: str) -> str:
+        """Follows a tensor back to what it was before it was reshaped."""
+        while (node := self._producers.get(name)) is not None:
+            if node.op_type not in _RESHAPING:
+                break
+            name = node.input[0]
+        return name
 
     def store_weights(
         self, matches: dict[str, dict[WeightSpec, Match]]
