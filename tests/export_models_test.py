@@ -160,6 +160,51 @@ def test_a_tensor_that_reshapes_share(tmp_path):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def constant(value):
+    return keras.initializers.Constant(value)
+
+
+DEAD = {
+    "kernel": lambda x: layers.Conv2D(5, 3, kernel_initializer="zeros")(x),
+    "gamma": lambda x: layers.BatchNormalization(gamma_initializer="zeros")(
+        layers.Conv2D(5, 3)(x)
+    ),
+    "branch": lambda x: layers.Add()(
+        [
+            x,
+            layers.BatchNormalization(gamma_initializer="zeros")(
+                layers.Conv2D(4, 3, padding="same")(x)
+            ),
+        ]
+    ),
+    "relu": lambda x: layers.ReLU()(
+        layers.Conv2D(5, 3, bias_initializer=constant(-100.0))(x)
+    ),
+    "mean": lambda x: layers.GlobalAveragePooling2D()(
+        layers.Conv2D(5, 3, kernel_initializer="zeros")(x)
+    ),
+    "head": lambda x: layers.Dense(3, kernel_initializer="zeros")(
+        layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3)(x))
+    ),
+    "bias": lambda x: layers.Dense(3, bias_initializer=constant(1000.0))(
+        layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3)(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEAD)
+def test_tensors_that_are_always_zero(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 4), name="x")
+    y = layers.Dense(3)(layers.Flatten()(DEAD[kind](x)))
+    model = fliqs_keras.apply(keras.Model(x, y), "INT8", every_tensor="INT8")
+    data = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+    data = data.astype("float32")
+    fliqs_keras.calibrate(model, data)
+    path = tmp_path / "model.tflite"
+    fliqs_keras.export_tflite(model, path, mode="integer", verify_data=data)
+
+
 def upsampling(interpolation):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 3), name="x")

@@ -32,6 +32,10 @@ _WEIGHTED = {
 _DATA_INPUTS = {"ADD": 2, "AVERAGE_POOL_2D": 1, "MEAN": 1}
 _WEIGHT = 1
 _BIAS = 2
+# From the scale of the sum to that of the output. XNNPACK refuses others, and
+# with them the whole file: those of a tensor that is always zero.
+_SMALLEST_FACTOR = 2.0**-32
+_FACTOR_LIMIT = 2.0**8
 _INT32_MAX = np.iinfo(np.int32).max
 
 
@@ -110,6 +114,9 @@ def _plan_weighted(graph: Graph, op: schema.OperatorT) -> _Fusion:
     (source,) = _sources(graph, op.inputs[:1])
     chain = _chain(graph, op)
     scale = graph.quantization(source).scale[0] * stored.scale
+    factor = scale / chain.quantization.scale[0]
+    if np.any(factor < _SMALLEST_FACTOR) or np.any(factor >= _FACTOR_LIMIT):
+        raise _UnfitError("its output is nearly zero, or far from its input")
     channels = graph.shape(weight)[axis]
     bias = _integer_bias(graph, op, np.broadcast_to(scale, [channels]))
     return _Fusion((source, weight, bias), chain)
