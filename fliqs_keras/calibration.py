@@ -1,6 +1,6 @@
 """Thresholds, activation ranges and batch-normalization statistics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -66,9 +66,10 @@ def calibrate(model: keras.Model, data: Any) -> None:
 
     Args:
         model: A model from `fliqs_keras.apply`.
-        data: An array of inputs, or an iterable of batches such as a
-            `tf.data.Dataset`, whose elements are inputs or tuples that begin
-            with them. A few hundred examples are enough.
+        data: Inputs as the model takes them: an array, or a structure of
+            arrays; or an iterable of batches such as a `tf.data.Dataset`,
+            whose elements are inputs or tuples that begin with them. A few
+            hundred examples are enough.
 
     Raises:
         ValueError: If the model is not quantized, or if the data is empty.
@@ -81,7 +82,7 @@ def calibrate(model: keras.Model, data: Any) -> None:
     decisions(model)
     observer = _ActivationObserver()
     with use_hook(observer):
-        for inputs in _batches(data):
+        for inputs in _batches(model, data):
             model(inputs, training=False)
     for layer in quantized_layers(model):
         for quantizer in layer.activation_quantizers():
@@ -113,11 +114,16 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
         ValueError: If the data is empty.
     """
     window = BatchNormWindow(model)
+    window.clear()
     steps = 0
-    with use_hook(FixedThresholds()):
-        for inputs in _batches(data):
-            model(inputs, training=True)
-            steps += 1
+    try:
+        with use_hook(FixedThresholds()):
+            for inputs in _batches(model, data):
+                model(inputs, training=True)
+                steps += 1
+    except BaseException:
+        window.undo()
+        raise
     window.close(steps)
 
 
@@ -134,13 +140,32 @@ class BatchNormWindow:
     """
 
     def __init__(self, model: keras.Model):
-        self._before = []
+        self._opened = []
         for layer in _keras.flatten_layers(model):
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
             if is_norm and layer.trainable:
                 for variable in (layer.moving_mean, layer.moving_variance):
-                    value = ops.convert_to_numpy(variable)
-                    self._before.append((variable, layer.momentum, value))
+                    value = ops.convert_to_numpy(variable).astype("float64")
+                    self._opened.append((variable, layer.momentum, value))
+
+        self._before = self._opened
+
+    def clear(self) -> None:
+        """Sets the statistics to zero, for a window that no one looks into.
+
+        Small variances are lost beside one, where they start.
+        """
+        self._before = [
+            (variable, momentum, np.zeros_like(value))
+            for variable, momentum, value in self._opened
+        ]
+        for variable, _, value in self._before:
+            variable.assign(value)
+
+    def undo(self) -> None:
+        """Sets the statistics to what they were when the window opened."""
+        for variable, _, value in self._opened:
+            variable.assign(value)
 
     def close(self, steps: int) -> None:
         """Sets the statistics.
@@ -158,12 +183,17 @@ class BatchNormWindow:
                 variable.assign((after - kept * before) / (1.0 - kept))
 
 
-def _batches(data: Any, batch_size: int = 128) -> Iterator[Any]:
+def _batches(
+    model: keras.Model, data: Any, batch_size: int = 128
+) -> Iterator[Any]:
     """Yields batches of inputs."""
-    if hasattr(data, "shape"):
+    if _is_structure(model, data):
+        size = len(keras.tree.flatten(data)[0])
         batches = (
-            data[start : start + batch_size]
-            for start in range(0, len(data), batch_size)
+            keras.tree.map_structure(
+                lambda x, start=start: x[start : start + batch_size], data
+            )
+            for start in range(0, size, batch_size)
         )
     else:
         batches = (b[0] if isinstance(b, tuple) else b for b in data)
@@ -172,3 +202,15 @@ def _batches(data: Any, batch_size: int = 128) -> Iterator[Any]:
         yield batch
     if not count:
         raise ValueError("Expected data of at least one batch. Received: none")
+
+
+def _is_structure(model: keras.Model, data: Any) -> bool:
+    """Whether data are inputs of a model, not batches of them."""
+    if hasattr(data, "shape") or isinstance(data, Mapping):
+        return True
+    inputs = getattr(model, "inputs", None) or ()
+    return (
+        isinstance(data, list | tuple)
+        and len(data) == len(inputs) > 1
+        and all(hasattr(x, "shape") for x in data)
+    )
