@@ -67,13 +67,13 @@ class Op(NamedTuple):
             for key, value in _float_config(self.layer).items()
             if key not in _NO_MATTER and not key.endswith(_NO_MATTER_ENDS)
         }
-        followers = [type(layer).__name__ for layer in self.followers]
+        followers = [_float_class(x).__name__ for x in self.followers]
         text = json.dumps(
             [settings, followers, self.read.dtype], sort_keys=True
         )
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         shape = "x".join(map(str, self.read.shape))
-        kind = type(self.layer).float_class.__name__
+        kind = _float_class(self.layer).__name__
         return f"{kind}-{shape}-{digest}-{self.weight}-{self.input}"
 
 
@@ -204,17 +204,25 @@ class _ReadRecorder(CallHook):
         self.reads.setdefault(id(layer), []).append(read)
 
 
-def _float_config(layer: QuantizedLayer) -> dict[str, Any]:
+def _float_class(layer: keras.layers.Layer) -> type:
+    return getattr(type(layer), "float_class", type(layer))
+
+
+def _float_config(layer: keras.layers.Layer) -> dict[str, Any]:
     with as_float(layer):
         return layer.get_config()
 
 
+def _float_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return _float_class(layer).from_config(_float_config(layer))
+
+
 def _export_op(op: Op, path: pathlib.Path, weight_storage: str) -> None:
-    layer = type(op.layer).float_class.from_config(_float_config(op.layer))
+    layer = _float_copy(op.layer)
     inputs = keras.Input(op.read.shape, dtype=op.read.dtype)
     outputs = layer(inputs)
     for follower in op.followers:
-        outputs = type(follower).from_config(follower.get_config())(outputs)
+        outputs = _float_copy(follower)(outputs)
     model = keras.Model(inputs, outputs)
     config = op.layer.quantize_config
     if op.input.name == "FP32":

@@ -226,6 +226,30 @@ def test_input_signature_of_another_structure():
         input_specs(forked_model(), tf.TensorSpec((1, 2)))
 
 
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["pixel values"], ["pixel_values"]),
+        (["x:0"], ["x_0"]),
+        (["Größe"], ["Gr__e"]),
+        (["1st"], ["1st"]),
+        (["a 1", "a-1"], ["a_1", "a-1_1"]),
+        (["a 1", "a_1"], ["a_1", "a_1_1"]),
+        (["input", "Input"], ["input", "Input_1"]),
+    ],
+)
+def test_names_that_files_cannot_have(names, expected, tmp_path):
+    inputs = [keras.Input((3,), name=name) for name in names]
+    joined = keras.ops.concatenate([keras.ops.negative(x) for x in inputs], 1)
+    model = keras.Model(inputs, layers.Dense(2)(joined))
+    specs = keras.tree.flatten(input_specs(model))
+    assert [spec.name for spec in specs] == expected
+    path = write(model, tmp_path / "model.tflite")
+    data = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    assert verify_export(model, path, [data * n for n in range(len(names))])
+    run_tflite(path, dict.fromkeys(expected, data))
+
+
 def test_names_of_inputs_and_outputs():
     specs = input_specs(forked_model())
     assert {k: v.name for k, v in specs.items()} == {

@@ -56,6 +56,24 @@ def test_a_file_holds_one_op_in_its_formats(paths):
 
 
 @pytest.mark.tensorflow
+def test_layers_that_follow_may_be_quantized(tmp_path):
+    x = inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 2, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+    names = [
+        set(
+            fliqs_keras.export_ops(
+                fliqs_keras.apply(keras.Model(inputs, x), "INT8", **options),
+                tmp_path / f"{len(options)}",
+            )
+        )
+        for options in ({}, {"every_tensor": "INT8"})
+    ]
+    assert names[0] == names[1] and len(names[0]) == 2
+
+
+@pytest.mark.tensorflow
 def test_files_that_are_there_are_kept(model, paths):
     folder = next(iter(paths.values())).parent
     before = {path: path.stat().st_mtime_ns for path in paths.values()}

@@ -132,8 +132,9 @@ def _find_markers(
         elif graph.is_custom(op):
             raise ValueError(
                 "Expected a model of ops that LiteRT has. Received: the op "
-                f"{graph.kind(op)!r}. Replace the layer that needs it, or "
-                "leave it out of the model and run it outside the file"
+                f"{graph.kind(op)!r}. If sizes other than the batch's are "
+                "open, fix them by `input_signature`; else replace the layer "
+                "that needs it, or run it outside the file"
             )
     return markers
 

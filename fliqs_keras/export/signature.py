@@ -1,5 +1,6 @@
 """Names, shapes and structure of a model's inputs and outputs in a file."""
 
+import re
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ __all__ = ["flatten_inputs", "flatten_outputs", "input_specs"]
 
 Structure = Any
 
+_UNNAMEABLE = re.compile(r"[^A-Za-z0-9_./-]")
+
 
 def input_specs(
     model: keras.Model, input_signature: Structure | None = None
@@ -16,8 +19,9 @@ def input_specs(
     """Returns what a model takes, with the names that a file gives it.
 
     Those are the keys where the model takes a dictionary, else the names of
-    its inputs, else `input_0` and so on. The batch size stays open unless
-    `input_signature` fixes it.
+    its inputs, else `input_0` and so on; `_` stands for what a file cannot
+    have in a name. The batch size stays open unless `input_signature` fixes
+    it.
 
     Args:
         model: A built model.
@@ -86,9 +90,16 @@ def _input_names(structure: Structure) -> list[str]:
         name = path[-1] if is_key else None
         if isinstance(leaf, keras.KerasTensor):
             name = name or leaf.name
-        name = name or f"input_{number}"
-        names.append(f"{name}_{number}" if name in names else name)
+        name = _UNNAMEABLE.sub("_", name or f"input_{number}")
+        taken = {_as_argument(known) for known in names}
+        is_taken = _as_argument(name) in taken
+        names.append(f"{name}_{number}" if is_taken else name)
     return names
+
+
+def _as_argument(name: str) -> str:
+    """Returns what of a name TensorFlow tells from others."""
+    return re.sub(r"\W", "_", name).lower()
 
 
 def flatten_inputs(specs: Structure, inputs: Structure) -> dict[str, Any]:
