@@ -138,6 +138,34 @@ def test_models_from_apply(kind, build, name, tmp_path):
         assert row.mean <= 1e-4, str(report)
 
 
+@keras.saving.register_keras_serializable("export_models_test")
+class TwoHeads(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.read = layers.Dense(2, name="read")
+        self.unread = layers.Dense(3, name="unread")
+
+    def build(self, input_shape):
+        self.read.build(input_shape)
+        self.unread.build(input_shape)
+
+    def call(self, x):
+        return self.read(x), self.unread(x)
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_layers_that_no_output_needs(kind, tmp_path):
+    x = keras.Input((4,), name="x")
+    model = fliqs_keras.apply(keras.Model(x, TwoHeads()(x)[0]), "INT8")
+    data = data_of(model)
+    fliqs_keras.calibrate(model, data)
+    export, _ = EXPORTS[kind]
+    report = export(model, tmp_path / "model", verify_data=data)
+    read, unread = report.layers
+    assert (read.bytes, unread.bytes, unread.ideal_bits) == (8, 0, 0)
+    assert not report.left_in_float and "not in the file" in str(report)
+
+
 def test_a_tensor_that_reshapes_share(tmp_path):
     """LiteRT divides in place, and lets reshapes share a buffer."""
     keras.utils.set_random_seed(0)

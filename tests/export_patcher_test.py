@@ -202,7 +202,8 @@ def test_unmatched_weight_stays_float_and_is_reported():
         "float",
     )
     assert "CONV_2D with weights of shape (8, 3, 3, 3)" in rows["stem"].reason
-    assert "no marker" in rows["elsewhere"].reason
+    assert "not in the file" in rows["elsewhere"].reason
+    assert rows["elsewhere"].bytes == 0
     assert rows["down"].matched
     Interpreter(model_content=patched).allocate_tensors()
 

@@ -24,7 +24,8 @@ class LayerResult:
     Args:
         path: Path of the layer.
         format: Name of the weight's format.
-        tensor_type: Type of the constant in the file, such as `"INT4"`.
+        tensor_type: Type of the constant in the file, such as `"INT4"`;
+            empty if no output of the model needs the layer.
         bytes: Bytes that the weight's values take in the file, without scales
             and tables; none if another weight's constant serves.
         ideal_bits: Bits that they would take at those of the format.
@@ -100,6 +101,18 @@ def summarize(
         placements: The constants that the weight was recognized in.
         is_input_quantized: Whether the file rounds the layer's input.
     """
+    if not traces:
+        return LayerResult(
+            path=layer.path,
+            format=weight.format.name,
+            tensor_type="",
+            bytes=0,
+            ideal_bits=0,
+            kernel="",
+            activation="",
+            matched=True,
+            reason="not in the file: no output needs the layer",
+        )
     # A format has one storage, so the first stands for all.
     storage = placements[0].storage if placements else None
     kernel = "float"
@@ -134,8 +147,6 @@ def _describe_input(layer: LayerSpec) -> str:
 
 
 def _why_missing(traces: Sequence[Trace]) -> str:
-    if not traces:
-        return "no marker of the layer is in the file"
     others = list(dict.fromkeys(o for trace in traces for o in trace.others))
     if not others:
         other = "other " if any(trace.uses for trace in traces) else ""
