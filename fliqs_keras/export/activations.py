@@ -8,6 +8,7 @@ floats, so they are rounded by float arithmetic, exactly.
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from fliqs_keras.export.float_rounding import largest_to_round, round_float
 from fliqs_keras.export.graph import Graph, Quantization
 from fliqs_keras.export.markers import MARKER
 from fliqs_keras.export.specs import ActivationSpec
@@ -20,8 +21,9 @@ _NATIVE_FLOATS = {
     parse_format("BF16"): "BFLOAT16",
 }
 
-_FLOAT32_MANTISSA_BITS = 23
 _FLOAT32_MAX_EXPONENT = 127
+# What `round_float` calls otherwise.
+_KINDS = {"Where": "SELECT_V2"}
 
 _NON_NEGATIVE = {
     "ABS",
@@ -101,11 +103,13 @@ def quantize_marked(
     else:
         # Before the division, which LiteRT does in place: in a buffer that
         # reshapes of the tensor share, though others still read them.
-        limit = _largest_to_round(activation.format)
+        is_native = activation.format in _NATIVE_FLOATS
+        find_limit = _largest_to_cast if is_native else largest_to_round
+        limit = find_limit(activation.format)
         if np.isfinite(limit):
             chain.clip(activation.scale * limit)
         _scale(chain, "DIV", activation.scale)
-        if activation.format in _NATIVE_FLOATS:
+        if is_native:
             chain.apply("CAST", type_name=_NATIVE_FLOATS[activation.format])
             chain.apply("CAST")
         else:
@@ -190,40 +194,18 @@ def _scale(chain: _Chain, kind: str, scale: float) -> None:
         chain.apply(kind, np.float32(scale))
 
 
-def _largest_to_round(format: Format) -> float:
-    """Returns what to clip to, so that rounding does not overflow."""
-    if format in _NATIVE_FLOATS:
-        # BF16 ends where float32 does, but FP16 would overflow to infinity.
-        ends_early = np.log2(format.max_code) < _FLOAT32_MAX_EXPONENT
-        return format.max_code if ends_early else np.inf
-    # Where the splitting of `_round_float` would overflow; only formats with 8
-    # exponent bits reach there, at 1e30.
-    dropped_bits = _FLOAT32_MANTISSA_BITS - format.mantissa_bits
-    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
-    return min(format.max_code, overflow)
+def _largest_to_cast(format: Format) -> float:
+    # BF16 ends where float32 does, but FP16 would overflow to infinity.
+    ends_early = np.log2(format.max_code) < _FLOAT32_MAX_EXPONENT
+    return format.max_code if ends_early else np.inf
 
 
 def _round_float(chain: _Chain, format: Format) -> None:
-    """Rounds to a float grid, half to even, with float32 arithmetic.
+    def op(kind, *inputs):
+        output = {"type_name": "BOOL"} if kind == "Less" else {}
+        return chain.op(_KINDS.get(kind, kind.upper()), *inputs, **output)
 
-    In the normal range, Veltkamp's splitting `g - (g - u)` with `g = u * c`
-    leaves the leading mantissa bits of `u`. In the subnormal range, where the
-    step is constant, adding and subtracting a large number rounds to it.
-    """
-    dropped_bits = _FLOAT32_MANTISSA_BITS - format.mantissa_bits
-    step = 2.0 ** (format.min_exponent - format.mantissa_bits)
-    u = chain.tensor
-    splitter = chain.op("MUL", u, np.float32(2.0**dropped_bits + 1))
-    normal = chain.op("SUB", splitter, chain.op("SUB", splitter, u))
-    magic = np.float32(1.5 * 2.0**_FLOAT32_MANTISSA_BITS * step)
-    subnormal = chain.op("SUB", chain.op("ADD", u, magic), magic)
-    is_subnormal = chain.op(
-        "LESS",
-        chain.op("ABS", u),
-        np.float32(2.0**format.min_exponent),
-        type_name="BOOL",
-    )
-    chain.tensor = chain.op("SELECT_V2", is_subnormal, subnormal, normal)
+    chain.tensor = round_float(op, chain.tensor, format)
 
 
 def _is_non_negative(graph: Graph, tensor: int) -> bool:

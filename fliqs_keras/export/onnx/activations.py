@@ -8,6 +8,7 @@ float arithmetic, exactly.
 
 import numpy as np
 
+from fliqs_keras.export.float_rounding import largest_to_round, round_float
 from fliqs_keras.export.onnx.nodes import NodeWriter
 from fliqs_keras.export.specs import ActivationSpec
 from fliqs_keras.formats import Format, parse_format
@@ -23,7 +24,6 @@ _CASTS = {
     parse_format("E4M3"): "FLOAT8E4M3FN",
     parse_format("E5M2"): "FLOAT8E5M2",
 }
-_FLOAT32_MANTISSA_BITS = 23
 _FLOAT32_MAX_EXPONENT = 127
 
 
@@ -54,7 +54,8 @@ def quantize(
     if number_format in _CASTS:
         x = _cast(writer, x, number_format)
     else:
-        x = _round_float(writer, x, number_format)
+        x = _clip(writer, x, largest_to_round(number_format))
+        x = round_float(writer.node, x, number_format)
     return writer.node("Mul", x, scale) if scale != 1 else x
 
 
@@ -76,27 +77,3 @@ def _cast(writer: NodeWriter, x: str, number_format: Format) -> str:
     if np.log2(number_format.max_code) < _FLOAT32_MAX_EXPONENT:
         x = _clip(writer, x, number_format.max_code)
     return writer.cast(writer.cast(x, _CASTS[number_format]), "FLOAT")
-
-
-def _round_float(writer: NodeWriter, x: str, number_format: Format) -> str:
-    """Rounds to a float grid, half to even, with float32 arithmetic.
-
-    In the normal range, Veltkamp's splitting `g - (g - u)` with `g = u * c`
-    leaves the leading mantissa bits of `u`. In the subnormal range, where the
-    step is constant, adding and subtracting a large number rounds to it.
-    """
-    dropped_bits = _FLOAT32_MANTISSA_BITS - number_format.mantissa_bits
-    # Beyond it the splitting would overflow.
-    overflow = 2.0 ** (_FLOAT32_MAX_EXPONENT - 1 - dropped_bits)
-    step = 2.0 ** (number_format.min_exponent - number_format.mantissa_bits)
-    u = _clip(writer, x, min(number_format.max_code, overflow))
-    splitter = writer.node("Mul", u, np.float32(2.0**dropped_bits + 1))
-    normal = writer.node("Sub", splitter, writer.node("Sub", splitter, u))
-    magic = np.float32(1.5 * 2.0**_FLOAT32_MANTISSA_BITS * step)
-    subnormal = writer.node("Sub", writer.node("Add", u, magic), magic)
-    is_subnormal = writer.node(
-        "Less",
-        writer.node("Abs", u),
-        np.float32(2.0**number_format.min_exponent),
-    )
-    return writer.node("Where", is_subnormal, subnormal, normal)
