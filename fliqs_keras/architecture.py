@@ -144,8 +144,11 @@ class Width(_Sizes):
                 "Expected shares of at most 1.0, the size that the layer is "
                 f"built with. Received: options={self.options}"
             )
+        if option == 1:
+            return built
         divisor = min(self.divisor, built)
-        return max(divisor, round(option * built / divisor) * divisor)
+        size = max(divisor, round(option * built / divisor) * divisor)
+        return min(size, built)
 
 
 @dataclasses.dataclass(frozen=True)

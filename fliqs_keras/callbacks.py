@@ -5,8 +5,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from absl import logging
 
+from fliqs_keras._keras import UnknownShapeError
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.controller import Controller, FixedController
 from fliqs_keras.cost_tables import CostTable, Limit
@@ -71,8 +73,9 @@ class FormatSearch(FormatTraining):
         cost: The cost model, where `cost_target` is a single target.
             Defaults to `fliqs_keras.BitOps()`.
         data: A few hundred training examples, on which formats are compared
-            by extra forward passes: a pair of arrays `(inputs, targets)`, or
-            an iterable of such batches. Not needed by `"reinforce"`.
+            by extra forward passes: a pair of arrays `(inputs, targets)`, a
+            triple with the weights of the examples, or an iterable of such
+            batches. Not needed by `"reinforce"`.
         controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
             settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
             `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
@@ -164,9 +167,10 @@ class FormatSearch(FormatTraining):
         sizes = [
             None if d.is_about_format else d.options for d in self._decisions
         ]
+        config = self.controller_config
         if self._is_default and self.data is not None and any(sizes):
-            self.controller_config = Supernet()
-        return self.controller_config.controller(
+            config = Supernet()
+        return config.controller(
             table,
             self._limits[0].budget,
             total_steps,
@@ -256,9 +260,18 @@ class FixedFormats(FormatTraining):
         )
         self.given = FormatAssignment(assignment)
 
+    def make_table(self) -> CostTable:
+        try:
+            return super().make_table()
+        except UnknownShapeError:
+            # Costs are only shown. A sequence of open length has none.
+            return CostTable.from_rows(
+                [np.zeros(len(d.options)) for d in self._decisions]
+            )
+
     def make_controller(self, table, total_steps):
         self.given.apply_to(self.model)
-        choice = [d.index_of(self.given[d.name]) for d in self._decisions]
+        choice = [d.choice_in(self.given) for d in self._decisions]
         return FixedController(table, choice, total_steps)
 
 

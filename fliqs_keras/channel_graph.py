@@ -70,12 +70,41 @@ _MERGING = (
     keras.layers.Multiply,
     keras.layers.Subtract,
 )
-_MIXING_ACTIVATIONS = (
-    keras.activations.glu,
-    keras.activations.log_softmax,
-    keras.activations.softmax,
-    keras.activations.sparsemax,
-)
+# Of one's own activations no one knows.
+_ELEMENTWISE_ACTIVATIONS = {
+    None,
+    *(
+        getattr(keras.activations, name)
+        for name in (
+            "celu",
+            "elu",
+            "exponential",
+            "gelu",
+            "hard_shrink",
+            "hard_sigmoid",
+            "hard_silu",
+            "hard_tanh",
+            "leaky_relu",
+            "linear",
+            "log_sigmoid",
+            "mish",
+            "relu",
+            "relu6",
+            "selu",
+            "sigmoid",
+            "silu",
+            "soft_shrink",
+            "softplus",
+            "softsign",
+            "sparse_plus",
+            "sparse_sigmoid",
+            "squareplus",
+            "tanh",
+            "tanh_shrink",
+            "threshold",
+        )
+    ),
+}
 
 
 def class_of(layer: keras.Operation) -> type:
@@ -230,7 +259,7 @@ def _make(
     if getattr(layer, "groups", 1) > 1:
         read.fix(_mixes(layer))
         made.fix(_mixes(layer))
-    if layer.activation in _MIXING_ACTIVATIONS:
+    if layer.activation not in _ELEMENTWISE_ACTIVATIONS:
         made.fix(_mixes(layer))
     return made
 
@@ -244,7 +273,7 @@ def _keeps_apart(layer: keras.Layer) -> bool:
         return not hasattr(layer.scale, "__len__")
     return (
         getattr(layer, "depth_multiplier", 1) == 1
-        and getattr(layer, "activation", None) not in _MIXING_ACTIVATIONS
+        and getattr(layer, "activation", None) in _ELEMENTWISE_ACTIVATIONS
     )
 
 

@@ -84,6 +84,10 @@ class FormatTraining(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self._controller: Controller | None = None
 
+    def make_table(self) -> CostTable:
+        """Returns what choices cost, of the model whose decisions are known."""
+        return cost_table(self.cost, self.model, self._decisions)
+
     def make_controller(self, table: CostTable, total_steps: int) -> Controller:
         """Returns the controller for the model, whose decisions are known.
 
@@ -95,7 +99,7 @@ class FormatTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._decisions = decisions(self.model)
-        self._table = cost_table(self.cost, self.model, self._decisions)
+        self._table = self.make_table()
         self._plan(self._find_total_steps(first_epoch=0))
         self._set_formats = FormatSetter(self._decisions)
         self._standing_on = None
@@ -134,6 +138,8 @@ class FormatTraining(keras.callbacks.Callback):
             # A training that is resumed has fewer steps than `fit` told.
             self._plan(self._find_total_steps(first_epoch=epoch))
         self._seen = (0.0, 0.0)
+        # Another callback may have loaded weights, and formats with them.
+        self._standing_on = None
         if not self._controller.settled:
             calibration.fit_weight_thresholds(self.model)
 
@@ -148,7 +154,8 @@ class FormatTraining(keras.callbacks.Callback):
             controller.observe(self._probe(probes, self._examples_for(probes)))
             self._standing_on = None
         is_last_phase = controller.settled and self._step >= self._window_step
-        if is_last_phase and self._window is None:
+        is_planned = self._step < self._total_steps
+        if is_last_phase and is_planned and self._window is None:
             self._window = calibration.BatchNormWindow(self.model)
             self._window_batches = 0
         self._stand_on(controller.choice)
@@ -161,8 +168,9 @@ class FormatTraining(keras.callbacks.Callback):
         if self._is_loss_finite and not math.isfinite(loss):
             self._is_loss_finite = False
             logging.warning(
-                "The loss of step %d is %s. Formats are not judged by such "
-                "steps. If it stays so, lower the learning rate.",
+                "The loss of step %d is %s, and so is the mean of its epoch. "
+                "Formats are not judged by it. If it stays so, lower the "
+                "learning rate.",
                 self._step,
                 loss,
             )
@@ -175,10 +183,16 @@ class FormatTraining(keras.callbacks.Callback):
             self._log.write({**logged, "loss": loss, **record})
         self._step += 1
         self._window_batches += batch - self._first_batch + 1
+        if self._step >= self._total_steps:
+            # Before the model is evaluated, saved or restored.
+            self._close_window()
         if logs is not None:
             logs.update(record)
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.model.stop_training:
+            # By a callback before this one, which may restore weights next.
+            self._close_window()
         # What callbacks behind this one save then keeps the target.
         self._stand_on(self._controller.best_choice())
         if logs is not None and self.history:
@@ -202,14 +216,18 @@ class FormatTraining(keras.callbacks.Callback):
                 self._step,
                 self._total_steps,
             )
-        if self._window is not None:
-            self._window.close(self._window_batches)
+        self._close_window()
         self._set_formats(self._controller.best_choice())
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def _close_window(self) -> None:
+        if self._window is not None:
+            self._window.close(self._window_batches)
+            self._window = None
 
     def _is_logged(self) -> bool:
         is_last = self._step == self._total_steps - 1
@@ -262,15 +280,18 @@ class FormatTraining(keras.callbacks.Callback):
         count = float(ops.convert_to_numpy(self._loss_metric.count))
         seen_total, seen_count = self._seen
         self._seen = (total, count)
-        self._batch_size = count - seen_count
+        # The last batch of an epoch may be a small one.
+        self._batch_size = max(self._batch_size, count - seen_count)
         return (total - seen_total) / max(count - seen_count, 1e-12)
 
     def _find_total_steps(self, first_epoch: int) -> int:
         """Returns how often formats can change: once an execution."""
         at_once = self.model.steps_per_execution
-        if self.total_steps is not None:
-            return -(-self.total_steps // at_once)
         params: dict[str, Any] = self.params or {}
+        if self.total_steps is not None:
+            epochs = params.get("epochs", 1)
+            left = self.total_steps * (epochs - first_epoch) / epochs
+            return math.ceil(left / at_once)
         if not params.get("steps"):
             raise ValueError(
                 "Expected to know the number of training steps. Received: "

@@ -19,10 +19,10 @@ class LossProbe:
 
     The model runs as in training, with the batch-normalization statistics of
     the batch, because those that it averages lag behind a model that trains
-    fast, and belong to the formats that it trained in. It is left as it was,
-    but for its formats: no weight, statistic, threshold, metric or random
-    state moves. Every choice sees the same examples and the same dropout, so
-    that a few hundred examples tell small differences apart.
+    fast, and belong to the formats that it trained in. It is left as it was:
+    no weight, statistic, threshold, metric, format or random state moves. Every
+    choice sees the same examples and the same dropout, so that a few hundred
+    examples tell small differences apart.
 
     Args:
         model: A compiled model from `fliqs_keras.apply`.
@@ -41,7 +41,8 @@ class LossProbe:
         self._set_formats = set_formats
         self._batches = _batches(data)
         self._losses = self._example_losses
-        if keras.backend.backend() == "tensorflow":
+        is_traced = not model.run_eagerly
+        if keras.backend.backend() == "tensorflow" and is_traced:
             import tensorflow as tf
 
             # Not compiled by XLA, which takes longer than all the probes.
@@ -50,7 +51,7 @@ class LossProbe:
     def __call__(
         self, choices: Sequence[np.ndarray], max_examples: float
     ) -> np.ndarray:
-        """Measures choices. The model is left standing on the last one.
+        """Measures choices.
 
         Args:
             choices: Positions of a format for each decision.
@@ -100,20 +101,27 @@ class LossProbe:
         x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
         predicted = self._model(x, training=True)
         size = ops.shape(keras.tree.flatten(y)[0])[0]
-        weight = ops.ones((size,)) if given_weight is None else given_weight
-        weight = ops.cast(weight, "float32")
 
-        def loss_of(weight):
+        def loss_of(factors):
+            weight = factors
+            if given_weight is not None:
+                weight = keras.tree.map_structure(
+                    lambda given: _multiply_rows(given, factors), given_weight
+                )
             return self._model.compute_loss(
                 x=x, y=y, y_pred=predicted, sample_weight=weight
             )
 
-        loss, gradient = _value_and_gradient(loss_of, weight)
+        loss, gradient = _value_and_gradient(loss_of, ops.ones((size,)))
         if gradient is None:
             return ops.reshape(loss, (1,))
-        shares = ops.reshape(gradient * weight, (size, -1))
-        shares = ops.sum(shares, axis=1) * ops.cast(size, "float32")
+        shares = gradient * ops.cast(size, "float32")
         return shares - ops.mean(shares) + loss
+
+
+def _multiply_rows(x, factors):
+    shape = (-1,) + (1,) * (len(x.shape) - 1)
+    return ops.cast(x, "float32") * ops.reshape(factors, shape)
 
 
 def _value_and_gradient(function, x):
@@ -130,7 +138,8 @@ def _value_and_gradient(function, x):
         import jax
 
         value, gradient = jax.value_and_grad(function)(x)
-        return value, gradient if gradient.any() else None
+        is_ignored = value != 0 and not gradient.any()
+        return value, None if is_ignored else gradient
     return function(x), None
 
 
@@ -151,7 +160,8 @@ def _batches(data: Any) -> list[tuple]:
             for start in range(0, count - size + 1, size)
         ]
     else:
-        batches = list(data)
+        # Keras takes lists for pairs, too.
+        batches = [tuple(b) if isinstance(b, list) else b for b in data]
     if not batches or not all(
         isinstance(batch, tuple) and len(batch) in (2, 3) for batch in batches
     ):

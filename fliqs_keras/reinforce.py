@@ -204,7 +204,7 @@ class ReinforceController(Controller):
         if self.baseline is None:
             self.baseline = self.reward
         if self._steps >= self._delay_steps:
-            updates = max(self.total_steps - self._delay_steps - 1, 1)
+            updates = max(self._settle_step - self._delay_steps - 1, 1)
             progress = (self._steps - self._delay_steps) / updates
             self.policy.update(
                 self.choice,

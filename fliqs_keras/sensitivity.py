@@ -13,8 +13,6 @@ __all__ = ["Sensitivity"]
 
 # How far, relatively, the true increase may be from its second-order estimate.
 _RELATIVE_SPREAD = 0.5
-# The scale between the two is one for a log-likelihood and positive for all.
-_SMALLEST_SCALE = 0.1
 
 
 class Estimate(NamedTuple):
@@ -237,11 +235,11 @@ def estimate_increases(
         return np.maximum(mean, 0.0), np.zeros_like(mean)
     second_order = np.where(seen, variance / 2, 1.0)
     precision = np.where(seen, count / np.maximum(variance, 1e-300), 0.0)
-    # Least squares of the means on the second-order estimates.
-    scale = (precision * second_order * mean).sum() / (
-        precision * second_order**2
-    ).sum()
-    prior = max(scale, _SMALLEST_SCALE) * second_order
+    # Least squares of the means on the second-order estimates. The scale is
+    # positive, and one for a log-likelihood; but it has a unit.
+    information = (precision * second_order**2).sum()
+    scale = (precision * second_order * mean).sum() / information
+    prior = max(scale, information**-0.5) * second_order
     prior_precision = 1 / (_RELATIVE_SPREAD * prior) ** 2
     total = precision + prior_precision
     posterior = (precision * mean + prior_precision * prior) / total

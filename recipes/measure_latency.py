@@ -103,7 +103,7 @@ def measure_ops(
         raise ValueError(
             f"Expected a table of {weight_storage!r} storage in {table}. "
             f"Received: one of {content['weight_storage']!r}. Choose another "
-            "--table and --workdir"
+            "--table and --folder"
         )
     known = content["milliseconds"]
     paths = fliqs_keras.export_ops(model, folder, weight_storage)

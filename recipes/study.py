@@ -18,10 +18,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import fliqs_keras
-from recipes import data, dataset_flags, models, study_table, training_flags
+from recipes import (
+    command_line,
+    data,
+    dataset_flags,
+    models,
+    study_table,
+    training_flags,
+)
 from recipes.rival_assignments import draw_assignment, widen_by_hand
 from recipes.study_runs import SPACES, Run, list_runs
 
@@ -316,9 +323,7 @@ def read_results(path: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+def main(_):
     path = pathlib.Path(_RESULTS.value)
     if not _TABLE_ONLY.value:
         settings = Settings(
@@ -330,10 +335,7 @@ def main(argv):
         dataset = data.load(
             dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
         )
-        try:
-            study = Study(dataset, settings, path)
-        except ValueError as error:
-            raise app.UsageError(str(error)) from error
+        study = Study(dataset, settings, path)
         runs = list_runs(
             _NETWORKS.value,
             _SPACES.value,
@@ -349,4 +351,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

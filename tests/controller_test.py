@@ -330,6 +330,18 @@ def test_estimate_leans_on_the_variance_where_the_mean_is_noise():
     assert relative_of_means[-1] > 1
 
 
+@pytest.mark.parametrize("unit", [1e-4, 10.0, 1e4])
+def test_estimates_have_the_unit_of_the_loss(unit):
+    generator = np.random.default_rng(0)
+    true = np.array([0.3, 0.03, 0.003, 0.001])
+    noise = generator.normal(size=(4, 256))
+    differences = true[:, None] + np.sqrt(2 * true)[:, None] * noise
+    mean, error = estimate_increases(differences)
+    scaled_mean, scaled_error = estimate_increases(unit * differences)
+    np.testing.assert_allclose(scaled_mean, unit * mean, rtol=1e-9)
+    np.testing.assert_allclose(scaled_error, unit * error, rtol=1e-9)
+
+
 def test_estimate_of_what_changes_nothing_is_zero():
     mean, error = estimate_increases(np.array([[0.0, 0.0], [0.1, 0.3]]))
     assert mean[0] == error[0] == 0

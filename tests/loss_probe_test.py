@@ -114,6 +114,64 @@ def test_loss_that_takes_no_weights_is_given_by_batch():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+def two_outputs():
+    inputs = keras.Input((6,))
+    outputs = {name: layers.Dense(1, name=name)(inputs) for name in ("p", "q")}
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), FORMATS)
+    model.compile(loss="mse", jit_compile=False)
+    return model
+
+
+def test_weights_of_each_output():
+    model = two_outputs()
+    x, _ = make_data(64)
+    targets = {"p": np.ones((64, 1)), "q": np.zeros((64, 1))}
+    weights = {
+        "p": np.linspace(0, 2, 64).astype("float32"),
+        "q": np.linspace(3, 1, 64).astype("float32"),
+    }
+    model.fit(x, targets, verbose=0)
+    [losses] = probe(model, [[2, 2]], (x, targets, weights))
+    fliqs_keras.FormatAssignment({"p": "FP32", "q": "FP32"}).apply_to(model)
+    predicted = model.predict(x, verbose=0)
+    expected = sum(
+        weights[k] * np.square(targets[k] - predicted[k])[:, 0] for k in targets
+    )
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_may_be_lists():
+    x, y = make_data(64)
+    model = build_model()
+    as_lists = probe(model, [[1, 1]], [[x[:32], y[:32]], [x[32:], y[32:]]])
+    as_pairs = probe(model, [[1, 1]], [(x[:32], y[:32]), (x[32:], y[32:])])
+    np.testing.assert_array_equal(as_lists, as_pairs)
+
+
+def test_losses_that_are_zero_are_losses_of_examples():
+    inputs = keras.Input((6,))
+    outputs = layers.Dense(3, kernel_initializer="zeros", name="only")(inputs)
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), FORMATS)
+    model.compile(loss="mse", optimizer=keras.optimizers.SGD(0.0))
+    x, _ = make_data(64)
+    y = np.zeros((64, 3), "float32")
+    model.fit(x, y, verbose=0)
+    losses = probe(model, [[1], [2]], (x, y))
+    np.testing.assert_array_equal(losses, np.zeros((2, 64)))
+
+
+@pytest.mark.tensorflow
+def test_an_eager_model_is_probed_eagerly():
+    def loss(y, predicted):
+        assert predicted.numpy() is not None
+        return keras.losses.sparse_categorical_crossentropy(
+            y, predicted, from_logits=True
+        )
+
+    model = build_model(loss=loss, run_eagerly=True)
+    assert probe(model, [[1, 1]]).shape == (1, 64)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -399,6 +399,9 @@ def test_shares_are_rounded_to_the_divisor():
     choice = nas.Width("*", [0.01, 0.3, 0.5, 0.55, 1.0], divisor=8)
     assert choice.sizes(48) == (8, 16, 24, 48)
     assert choice.sizes(4) == (4,)
+    # The whole is what was built, and no share is more.
+    assert nas.Width("*", [0.9, 1.0], divisor=4).sizes(10) == (8, 10)
+    assert nas.Width("*", [0.5, 1.0], divisor=4).sizes(14) == (8, 14)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

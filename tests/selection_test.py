@@ -79,6 +79,29 @@ def test_choice_does_not_depend_on_the_unit(unit):
     assert list(best_within_budget(costs, costs, 5 * unit)) == [1, 0, 1]
 
 
+@pytest.mark.parametrize("worst", [1.0, 1e3, 1e6, 1e12])
+def test_an_option_that_is_very_bad_hides_no_others(worst):
+    generator = np.random.default_rng(0)
+    # Fourteen decisions of three options, by dynamic programming.
+    harm = generator.uniform(0, 1e-3, size=(14, 3))
+    harm[:, 0] += worst
+    costs = generator.integers(1, 9, size=(14, 3))
+    best = {0: 0.0}
+    for harms, taken in zip(harm, costs, strict=True):
+        reached = {}
+        for cost, total in best.items():
+            for h, c in zip(harms, taken, strict=True):
+                total_then = min(total + h, reached.get(cost + c, np.inf))
+                reached[cost + c] = total_then
+        best = reached
+    budget = int(costs.min(axis=1).sum() * 1.5)
+    expected = min(total for cost, total in best.items() if cost <= budget)
+    found = best_within_budget(-harm, costs.astype("f8"), float(budget))
+    total = harm[np.arange(14), found].sum()
+    assert costs[np.arange(14), found].sum() <= budget
+    assert total == pytest.approx(expected, rel=2e-4)
+
+
 def test_extremes_are_those_of_brute_force(problem):
     _, first, _ = problem
     costs = [first.costs.of(c) for c in all_choices()]
