@@ -63,7 +63,21 @@ def run(
     )
 
 
+def _check_options() -> None:
+    given = [
+        f"--{flag.name}"
+        for flag in (_MODE, _INTEGER_IO, _STORAGE)
+        if flag.value != flag.default
+    ]
+    if given and _FILE_FORMAT.value == "onnx":
+        raise ValueError(
+            "Expected flags of LiteRT files for such files only. Received: "
+            f"--file_format=onnx with {', '.join(given)}. Leave them out"
+        )
+
+
 def main(_):
+    _check_options()
     options = {
         "mode": _MODE.value,
         "integer_io": _INTEGER_IO.value,

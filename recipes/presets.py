@@ -70,10 +70,7 @@ class Preset:
         """Returns the defaults, by the names of the flags."""
         values = dataclasses.asdict(self)
         del values["is_paper"]
-        return values | {
-            "formats": list(self.formats),
-            "target_format": self.formats[0],
-        }
+        return values | {"formats": list(self.formats)}
 
 
 def _of_the_paper(model: str, space: str) -> Preset:

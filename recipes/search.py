@@ -35,8 +35,9 @@ _FORMATS = flags.DEFINE_list(
 )
 _TARGET_FORMAT = flags.DEFINE_string(
     "target_format",
-    "INT4",
-    "Format whose uniform assignment the target is relative to.",
+    None,
+    "Format whose uniform assignment the target is relative to. Defaults to "
+    "the first of --formats.",
 )
 _TARGET_FACTOR = flags.DEFINE_float(
     "target_factor", 1.5, "Target as a multiple of that assignment's cost."
@@ -155,14 +156,15 @@ def _print_table(report: dict[str, Any], workdir: pathlib.Path) -> None:
     )
 
 
-def main(_):
+def settings() -> dict[str, Any]:
+    """Returns the configuration that the flags say."""
     preset_flags.use()
-    config = {
+    return {
         **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "formats": _FORMATS.value,
-        "target_format": _TARGET_FORMAT.value,
+        "target_format": _TARGET_FORMAT.value or _FORMATS.value[0],
         "target_factor": _TARGET_FACTOR.value,
         "controller": _CONTROLLER.value,
         "epochs": training_flags.EPOCHS.value,
@@ -171,8 +173,11 @@ def main(_):
         "optimizer": training_flags.OPTIMIZER.value,
         "seed": model_flags.SEED.value,
     }
+
+
+def main(_):
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
-    report = run(config, workdir)
+    report = run(settings(), workdir)
     _print_table(report, workdir)
 
 

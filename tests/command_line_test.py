@@ -106,6 +106,11 @@ WRONG_SETTINGS = [
     ("train", [*SMALL, "--workdir=a_file"], "Choose another path"),
     ("evaluate", ["--workdir=none"], "`python -m recipes.search"),
     ("export", ["--workdir=none"], "Received: none"),
+    (
+        "export",
+        ["--workdir=none", "--file_format=onnx", "--mode=integer"],
+        "--file_format=onnx with --mode",
+    ),
     ("figures", ["--workdir=none"], "`python -m recipes.search"),
     ("screenshots", ["--workdir=none"], "recipes.search --workdir"),
     ("sensitivity", [*SMALL, "--measured_formats=INT8"], "two formats"),

@@ -22,13 +22,12 @@ SPACES = {
 @pytest.fixture
 def parse():
     """Parses a command line of recipes.search, and applies its preset."""
-    assert search.run
     with flagsaver.flagsaver():
 
         def parse(*arguments):
             flags.FLAGS(["search", *arguments])
             preset_flags.use()
-            return flags.FLAGS.flag_values_dict()
+            return flags.FLAGS.flag_values_dict() | search.settings()
 
         yield parse
 
@@ -60,7 +59,6 @@ def test_given_flags_win(parse):
         "--preset=resnet18_fliqs_s",
         "--epochs=40",
         "--formats=INT4,INT8",
-        "--target_format=INT4",
     )
     # 40 epochs are the default without a preset, too.
     assert values["epochs"] == 40
