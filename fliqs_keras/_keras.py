@@ -115,12 +115,14 @@ class GraphCall(NamedTuple):
         inputs: Numbers of the tensors that it reads.
         outputs: Numbers of the tensors that it makes.
         shapes: Their shapes.
+        are_floats: Whether they hold floats.
     """
 
     operation: keras.Operation
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
+    are_floats: tuple[bool, ...]
 
 
 def graph_calls(
@@ -180,6 +182,10 @@ class _GraphReader:
                     tuple(inputs),
                     tuple(outputs),
                     tuple(x.shape for x in node.outputs),
+                    tuple(
+                        keras.backend.is_float_dtype(x.dtype)
+                        for x in node.outputs
+                    ),
                 )
             )
         self._set(node.outputs, outputs)
@@ -197,11 +203,27 @@ class UnknownShapeError(ValueError):
 
 
 def call_on_zeros(model: keras.Model) -> Any:
-    """Calls a model, in inference, on a batch of one example of zeros.
+    """Calls a model, in inference, on zeros: one example, or a fixed batch.
+
+    The states of recurrent layers stay as they are.
 
     Raises:
         UnknownShapeError: If the model does not know the shapes of its inputs.
     """
+    states = [
+        (state, state.numpy())
+        for layer in flatten_layers(model)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in keras.tree.flatten(layer.states or [])
+    ]
+    try:
+        return _call_on_zeros(model)
+    finally:
+        for state, value in states:
+            state.assign(value)
+
+
+def _call_on_zeros(model: keras.Model) -> Any:
     if isinstance(model, Functional | keras.Sequential):
         # `Sequential.input` needs a call; `inputs` has no structure.
         is_sequential = isinstance(model, keras.Sequential)
@@ -226,13 +248,14 @@ def call_on_zeros(model: keras.Model) -> Any:
 
 
 def _zero_structure(model: keras.Model, shapes: Any) -> Any:
+    # Of the batch that the model was called with, the size does not matter.
     return keras.tree.map_shape_structure(
-        lambda shape: _zeros(model, shape, "float32"), shapes
+        lambda shape: _zeros(model, (None, *shape[1:]), "float32"), shapes
     )
 
 
 def _zeros(model: keras.Model, shape: tuple[int | None, ...], dtype: str):
-    shape = (1, *shape[1:])
+    shape = (shape[0] or 1, *shape[1:])
     if None in shape:
         raise UnknownShapeError(
             f"Expected model {model.name!r} to have inputs of known shape "

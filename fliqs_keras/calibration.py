@@ -99,6 +99,28 @@ def fit_weight_thresholds(model: keras.Model) -> None:
             quantizer.set_thresholds(layer.weight_value(variable))
 
 
+def require_thresholds(model: keras.Model) -> None:
+    """Refuses activation quantizers that wait for data that never comes.
+
+    Raises:
+        ValueError: If there are any that have no thresholds and are called,
+            but not as parts of a training.
+    """
+    waiting = [
+        quantizer.path
+        for layer in quantized_layers(model)
+        for quantizer in layer.activation_quantizers()
+        if quantizer.is_called_in_inference and not quantizer.is_calibrated
+    ]
+    if waiting:
+        raise ValueError(
+            "Expected activation thresholds to be set by the steps so far. "
+            f"Received: none for {waiting}, in layers that the model calls "
+            "with `training=False`. Call `fliqs_keras.calibrate(model, data)` "
+            "before `fit`"
+        )
+
+
 def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
     """Sets batch-normalization statistics to their averages over data.
 

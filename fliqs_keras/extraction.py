@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from fliqs_keras import _keras
+from fliqs_keras.adapted_state import copy_adapted_state
 from fliqs_keras.channel_graph import ChannelGraph, Layout, class_of
 from fliqs_keras.quantize import apply
 from fliqs_keras.quantized_containers import hold_quantized_layers
@@ -73,6 +74,7 @@ def extract(
     ]
     for pair in pairs:
         _copy_weights(*pair, alive)
+        copy_adapted_state(*pair)
     if search_space is not None:
         return apply(small, search_space, inplace=True)
     for pair in pairs:

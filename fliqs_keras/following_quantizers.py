@@ -58,7 +58,7 @@ def _follow_average(
     growth = average / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
     followed = ops.cond(
         is_observing,
-        lambda: _observe(formats, magnitudes, largest, now),
+        lambda: _observe(formats, magnitudes, largest, before, now),
         lambda: thresholds.settle(now * growth, now, formats),
     )
     return followed, average
@@ -68,6 +68,7 @@ def _observe(
     formats: tuple[Format, ...],
     magnitudes: Tensor,
     largest: Tensor,
+    before: Tensor,
     now: Tensor,
 ) -> Tensor:
     sample = thresholds.take_spread(
@@ -77,7 +78,9 @@ def _observe(
     best = thresholds.least_error_thresholds(counts, largest[None], formats)
     best = best[:, 0]
     average = now + _OBSERVATION_RATE * (best - now)
-    observed = ops.where(ops.isinf(now), best, average)
+    # A tensor of zeros, as of weights that start at zero, tells nothing.
+    is_first = ops.logical_or(ops.isinf(now), before <= 0)
+    observed = ops.where(is_first, best, average)
     return thresholds.settle(observed, now, formats)
 
 

@@ -150,6 +150,7 @@ class FormatTraining(keras.callbacks.Callback):
         probes = controller.probes()
         if probes or self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
+            calibration.require_thresholds(self.model)
         if probes:
             controller.observe(self._probe(probes, self._examples_for(probes)))
             self._standing_on = None

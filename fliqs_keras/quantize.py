@@ -7,6 +7,7 @@ from absl import logging
 
 from fliqs_keras import _keras
 from fliqs_keras._tfmot import QuantizeConfig
+from fliqs_keras.adapted_state import copy_adapted_state
 from fliqs_keras.architecture_plans import Masks, plan_sizes
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.layer_plans import LayerPlan, plan_layers
@@ -177,8 +178,10 @@ def _quantize_every_tensor(
             continue
         keys = {place.path, layer.name, *type(layer).__mro__}
         if keys.isdisjoint(own):
+            # Embeddings read ids, which are no numbers.
+            reads_numbers = config.quantize_input
             config = config.with_activations(
-                input=at.input if at else config.quantize_input,
+                input=reads_numbers and (at.input if at else True),
                 output=at is not None and at.output,
                 format=tensor_format,
             )
@@ -260,6 +263,7 @@ def _copy_model(model: keras.Model) -> keras.Model:
         _keras.flatten_layers(model), _keras.flatten_layers(copy), strict=True
     )
     for layer, layer_copy in layers:
+        copy_adapted_state(layer, layer_copy)
         # From the top down, because a layer sets those below it, too.
         if layer.trainable != layer_copy.trainable:
             layer_copy.trainable = layer.trainable

@@ -55,8 +55,14 @@ class EmbeddingQuantizeConfig(SwitchableQuantizeConfig):
     """Embeddings: a table with a scale a column, and indices for input."""
 
     def count_macs(self, layer, input_shape, output_shape):
-        """A look-up multiplies nothing."""
-        return 0
+        """A look-up multiplies nothing, the way back as a dense layer does.
+
+        That is what `keras.layers.ReversibleEmbedding` does in reverse.
+        """
+        is_lookup = len(output_shape) > len(input_shape)
+        if is_lookup:
+            return 0
+        return math.prod(output_shape[1:]) * input_shape[-1]
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")

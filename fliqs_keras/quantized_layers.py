@@ -10,6 +10,7 @@ know how its `call` reads them.
 import contextlib
 import contextvars
 import functools
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ class QuantizedLayer:
             first, *others = _as_list(outputs)
             first = hook.output(self, self.output_quantizer, first)
             outputs = type(outputs)([first, *others]) if others else first
-        hook.called(self, inputs, _as_list(outputs)[0])
+        hook.called(self, inputs, keras.tree.flatten(outputs)[0])
         return outputs
 
     def weight_value(self, variable: keras.Variable) -> Tensor:
@@ -133,7 +134,10 @@ class QuantizedLayer:
     def _quantize_input(self, hook, args, kwargs):
         """Returns the arguments, and the first tensor of the first one."""
         args = list(args)
-        holder, key = (args, 0) if args else (kwargs, next(iter(kwargs)))
+        name = _first_argument(type(self).float_class)
+        if not args and name not in kwargs:
+            name = next(iter(kwargs))
+        holder, key = (args, 0) if args else (kwargs, name)
         holder[key] = hook.enter(self, holder[key])
         for mask in self.size_masks():
             if mask.subject == BRANCH:
@@ -200,6 +204,13 @@ class QuantizedLayer:
     def get_build_config(self):
         # `from_config` returns a layer that is built.
         return None
+
+
+@functools.lru_cache(maxsize=None)
+def _first_argument(layer_class: type) -> str:
+    """Returns the name of the first argument of the `call` of a class."""
+    _, *names = inspect.signature(layer_class.call).parameters
+    return names[0] if names else ""
 
 
 def _as_list(structure: Any) -> list:

@@ -106,6 +106,8 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
             )
         self.channel_axes = tuple(channel_axes)
         self.decision = decision
+        # Whether, while off, it was called as one that is not training.
+        self.is_called_in_inference = False
         # What of the tensor counts in ranges: not channels that no one reads.
         self.alive_part = _everything
 
@@ -209,7 +211,10 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         In a compiled function this runs while it is traced.
         """
         index = _keras.stored_value(self.index)
-        if index is None or index < 0:
+        if index is None:
+            return
+        if index < 0:
+            self.is_called_in_inference = True
             return
         if np.isinf(_keras.stored_value(self.thresholds)).any():
             raise ValueError(

@@ -208,6 +208,12 @@ def _share_for(x: Tensor) -> Callable[..., Callable]:
 def _straight_through(
     round_x: Callable, pull_back: Callable, x: Tensor, *numbers: Tensor
 ) -> Tensor:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Tensors of this graph: in a loop, the gradient cannot read variables.
+        numbers = [tf.identity(number) for number in numbers]
+
     @ops.custom_gradient
     def quantize(x):
         def gradient(*args, upstream=None):

@@ -112,7 +112,7 @@ def place_tensor_quantizers(
                 quantized |= set(call.outputs)
         elif _folds(call, readers, returned, folded):
             folded |= set(call.outputs)
-        elif _is_single_layer(layer):
+        elif _is_single_layer(layer) and call.are_floats[0]:
             at_output.add(id(layer))
             quantized.add(call.outputs[0])
     operations = {id(call.operation): call.operation for call in calls}

@@ -78,7 +78,8 @@ def count_magnitudes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     magnitudes = np.where(np.isfinite(values), np.abs(values), 0.0)
     largest = magnitudes.max(axis=0).astype("float32")
-    width = np.where(largest > 0, largest, 1) / _BINS
+    # In float64, where parts of the smallest float32 are not zero.
+    width = np.where(largest > 0, largest, 1).astype("float64") / _BINS
     bins = np.minimum((magnitudes / width).astype("int64"), _BINS - 1)
     channels = values.shape[1]
     flat = bins + np.arange(channels) * _BINS
