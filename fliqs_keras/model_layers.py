@@ -102,15 +102,39 @@ ELEMENTWISE_LAYERS = (
 )
 
 
+def _unnamed_matrices(layer: QuantizedLayer) -> list[keras.Variable]:
+    """Returns what a quantized layer and its parts multiply by in float."""
+    known = [variable for variable, _ in layer.quantized_weights()]
+    for switch in (*layer.quantizers(), *layer.size_masks()):
+        known += switch.weights
+    if isinstance(layer, keras.layers.RNN):
+        known += keras.tree.flatten(layer.states or [])
+    ids = {id(variable) for variable in known}
+    return [
+        weight
+        for weight in layer.weights
+        if id(weight) not in ids
+        and len(weight.shape) > 1
+        and not weight.name.endswith("bias")
+    ]
+
+
 def left_out(model: keras.Model) -> list[LeftOut]:
     """Returns the layers of a quantized model whose weights stay in float."""
     found = []
     top = Place(model.name, model, {})
     for path, layer, _ in itertools.chain([top], walk_layers(model)):
-        weights = _keras.own_weights(layer)
-        if isinstance(layer, QuantizedLayer) or not weights:
+        is_quantized = isinstance(layer, QuantizedLayer)
+        weights = (
+            _unnamed_matrices(layer)
+            if is_quantized
+            else _keras.own_weights(layer)
+        )
+        if not weights:
             continue
-        if isinstance(layer, ELEMENTWISE_LAYERS):
+        if is_quantized:
+            reason = "not named by the layer's quantize config"
+        elif isinstance(layer, ELEMENTWISE_LAYERS):
             reason = "elementwise, not a multiplication of matrices"
         elif find_quantize_config(layer) is not None:
             reason = (

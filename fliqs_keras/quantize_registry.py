@@ -49,6 +49,13 @@ class EinsumDenseQuantizeConfig(SwitchableQuantizeConfig):
             if letter in output
         )
 
+    def count_macs(self, layer, input_shape, output_shape):
+        """Each element of the output adds up products over the other axes."""
+        axes = self.get_channel_axes(layer, "kernel")
+        shape = layer.kernel.shape
+        others = [n for i, n in enumerate(shape) if i - len(shape) not in axes]
+        return math.prod(output_shape[1:]) * math.prod(others)
+
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
 class EmbeddingQuantizeConfig(SwitchableQuantizeConfig):

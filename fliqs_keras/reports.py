@@ -108,8 +108,10 @@ def summary(model: keras.Model) -> ModelSummary:
     except _keras.UnknownShapeError:
         macs = {}
     paths = layer_paths(model)
+    left = left_out(model)
+    elsewhere = {id(weight) for row in left for weight in row.weights}
     quantized = [
-        _quantized_row(layer, paths[id(layer)], macs.get(id(layer)))
+        _quantized_row(layer, paths[id(layer)], macs.get(id(layer)), elsewhere)
         for layer in quantized_layers(model)
     ]
     others = [
@@ -123,17 +125,18 @@ def summary(model: keras.Model) -> ModelSummary:
             bytes=4 * _size(row.weights),
             reason=row.reason,
         )
-        for row in left_out(model)
+        for row in left
     ]
     return ModelSummary(tuple(quantized), tuple(others))
 
 
 def _quantized_row(
-    layer: QuantizedLayer, path: str, macs: int | None
+    layer: QuantizedLayer, path: str, macs: int | None, elsewhere: set[int]
 ) -> LayerRow:
     quantizers = {id(q): q for q in layer.quantizers()}
     state = {id(w) for q in quantizers.values() for w in q.weights}
-    weights = [w for w in layer.weights if id(w) not in state]
+    others = state | elsewhere
+    weights = [w for w in layer.weights if id(w) not in others]
     bits = 32 * _size(weights)
     formats = []
     for variable, quantizer in layer.quantized_weights():

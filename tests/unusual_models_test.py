@@ -198,6 +198,65 @@ def test_tokens_are_not_quantized_with_every_tensor():
     np.testing.assert_allclose(quantized(x), model(x), atol=1e-4)
 
 
+def scale_class(factor):
+    class Scale(layers.Layer):
+        def call(self, x):
+            return factor * x
+
+    return Scale
+
+
+def test_classes_of_one_name_are_told_apart():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(scale_class(10.0)()(scale_class(2.0)()(inputs)))
+    model = keras.Model(inputs, x)
+    with pytest.raises(ValueError, match="two classes 'Scale'"):
+        fliqs_keras.apply(model, "INT8")
+    before = ops.convert_to_numpy(model(X))
+    fliqs_keras.apply(model, "INT16", inplace=True)
+    fliqs_keras.calibrate(model, X)
+    np.testing.assert_allclose(model(X), before, rtol=1e-2, atol=1e-1)
+
+
+@keras.saving.register_keras_serializable("unusual_models_test")
+class Gated(layers.Dense):
+    """Has a layer and a matrix besides what a dense layer has."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.gate = layers.Dense(self.units, name="gate")
+        self.gate.build(input_shape)
+        self.mixer = self.add_weight(shape=(4, 4), name="mixer")
+
+    def call(self, x):
+        return super().call(x @ self.mixer) * self.gate(x)
+
+
+def test_matrices_within_a_quantized_layer_are_listed():
+    inputs = keras.Input((4,))
+    model = fliqs_keras.apply(
+        keras.Model(inputs, Gated(3, name="gated")(inputs)), "INT8"
+    )
+    summary = fliqs_keras.summary(model)
+    (row,) = summary.left_out
+    assert summary.quantized[0].parameters == 4 * 3 + 3 + 3
+    assert row.path == "gated" and "quantize config" in row.reason
+    # The gate's kernel and the mixer.
+    assert row.parameters == 4 * 3 + 4 * 4
+
+
+@pytest.mark.parametrize(
+    "equation, shape, macs",
+    [("abc,cd->abd", (None, 6), 5 * 7 * 6), ("abc,c->ab", (None,), 5 * 7)],
+)
+def test_multiplications_of_einsums(equation, shape, macs):
+    inputs = keras.Input((5, 7))
+    outputs = layers.EinsumDense(equation, shape, name="einsum")(inputs)
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), "INT8")
+    (row,) = fliqs_keras.summary(model).quantized
+    assert row.macs == macs
+
+
 def test_channels_of_subnormal_weights():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="d")])
     kernel = ops.convert_to_numpy(model.get_layer("d").kernel).copy()
