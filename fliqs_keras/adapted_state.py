@@ -4,6 +4,12 @@ import tempfile
 
 import keras
 
+_LOOKUPS = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
+
 
 def copy_adapted_state(
     layer: keras.layers.Layer, counterpart: keras.layers.Layer
@@ -16,7 +22,14 @@ def copy_adapted_state(
     """
     if isinstance(layer, keras.layers.Normalization):
         counterpart.finalize_state()
-    elif hasattr(layer, "save_assets") and layer.get_vocabulary():
+    elif hasattr(layer, "save_assets") and not _waits_for_words(layer):
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             counterpart.load_assets(folder)
+
+
+def _waits_for_words(layer: keras.layers.Layer) -> bool:
+    """Whether a layer looks up words, and knows none yet."""
+    return isinstance(layer, _LOOKUPS) and not layer.get_vocabulary(
+        include_special_tokens=False
+    )

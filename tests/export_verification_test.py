@@ -246,8 +246,9 @@ def test_names_that_files_cannot_have(names, expected, tmp_path):
     assert [spec.name for spec in specs] == expected
     path = write(model, tmp_path / "model.tflite")
     data = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
-    assert verify_export(model, path, [data * n for n in range(len(names))])
-    run_tflite(path, dict.fromkeys(expected, data))
+    parts = [data * (n + 1) for n in range(len(names))]
+    assert verify_export(model, path, parts).agrees
+    run_tflite(path, dict(zip(expected, parts, strict=True)))
 
 
 def test_names_of_inputs_and_outputs():

@@ -1,5 +1,6 @@
 """Models that are built as few are, but as users build them."""
 
+import pathlib
 import sys
 
 import keras
@@ -59,6 +60,43 @@ def test_adapted_vocabularies_are_copied(kind):
     data = tf.constant(words, dtype)[:, None]
     fliqs_keras.calibrate(quantized, [data])
     np.testing.assert_allclose(quantized(data), model(data), atol=1e-3)
+
+
+@pytest.mark.tensorflow
+def test_vocabularies_that_are_given_or_not_known_yet_are_no_error():
+    for options in ({"vocabulary": ["a", "b"]}, {}):
+        inputs = keras.Input((1,), dtype="string")
+        y = layers.Embedding(9, 3)(layers.StringLookup(**options)(inputs))
+        model = keras.Model(inputs, layers.Dense(2)(y))
+        assert fliqs_keras.apply(model, "INT8") is not model
+
+
+@keras.saving.register_keras_serializable("unusual_models_test")
+class Assets(layers.Layer):
+    """Saves assets of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = 1.0
+
+    def call(self, x):
+        return self.factor * x
+
+    def save_assets(self, folder):
+        pathlib.Path(folder, "factor").write_text(str(self.factor))
+
+    def load_assets(self, folder):
+        self.factor = float(pathlib.Path(folder, "factor").read_text())
+
+
+def test_assets_of_ones_own_are_copied():
+    inputs = keras.Input((4,))
+    own = Assets()
+    model = keras.Model(inputs, layers.Dense(2)(own(inputs)))
+    own.factor = 3.0
+    quantized = fliqs_keras.apply(model, "INT16")
+    fliqs_keras.calibrate(quantized, X)
+    np.testing.assert_allclose(quantized(X), model(X), rtol=1e-2, atol=1e-1)
 
 
 @keras.saving.register_keras_serializable("unusual_models_test")
