@@ -9,7 +9,7 @@ from keras import layers
 
 import fliqs_keras
 from fliqs_keras.export.following import follow
-from fliqs_keras.export.observing import ObservedTflite
+from fliqs_keras.export.observing import observe_tflite
 from fliqs_keras.export.verification import (
     LayerwiseDifference,
     OutputDifference,
@@ -130,7 +130,7 @@ def test_what_a_file_computes_on_the_way(mode, xnnpack, tmp_path):
     fliqs_keras.calibrate(model, data)
     path = tmp_path / "model.tflite"
     fliqs_keras.export_tflite(model, path, mode=mode)
-    file = ObservedTflite(path, xnnpack=xnnpack)
+    file = observe_tflite(path, xnnpack=xnnpack)
     assert file.batch_size == 1
     tensors = file.observe({"x": data[:1]})
     np.testing.assert_array_equal(

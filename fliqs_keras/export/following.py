@@ -8,7 +8,7 @@ part between quantizers is then compared on inputs that are the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -27,20 +27,23 @@ _SAME = 1e-6
 Arrays = Mapping[str, np.ndarray]
 
 
-class ObservedFile(Protocol):
-    """A file that shows what it computes on the way.
+class ObservedFile(NamedTuple):
+    """A file that shows what it computes on the way, by a copy of it.
+
+    The copy is another file: a runtime that computes the one wrongly, because
+    it puts two tensors in one place, may compute the other right.
 
     Attributes:
         batch_size: Examples in one call.
+        run: Runs the file as it is, on inputs by name; returns its outputs by
+            name.
+        observe: Runs the copy; returns tensors in the order of the ops, codes
+            being dequantized.
     """
 
     batch_size: int
-
-    def run(self, batch: Arrays) -> Arrays:
-        """Runs the file as it is; returns the outputs by name."""
-
-    def observe(self, batch: Arrays) -> Sequence[np.ndarray]:
-        """Returns what the file computes, in the order of its ops."""
+    run: Callable[[Arrays], Arrays]
+    observe: Callable[[Arrays], Sequence[np.ndarray]]
 
 
 def follow(

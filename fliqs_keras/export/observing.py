@@ -2,69 +2,45 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from fliqs_keras.export.flatbuffer import read_model, write_model
+from fliqs_keras.export.following import ObservedFile
 from fliqs_keras.export.graph import Graph
 from fliqs_keras.export.running import TfliteFile
 
-__all__ = ["ObservedTflite"]
+__all__ = ["observe_tflite"]
 
 _EXPOSED = "exposed_"
 _TYPES = ("FLOAT32", "INT8", "INT16")
 
 
-class ObservedTflite:
-    """A LiteRT file, and a copy of it that returns what its ops write.
-
-    The copy is another file: a runtime that computes the one wrongly, because
-    it puts two tensors in one place, may compute the other right.
+def observe_tflite(
+    path: str | os.PathLike, *, xnnpack: bool = True
+) -> ObservedFile:
+    """Opens a LiteRT file, and a copy that returns what its ops write.
 
     Args:
         path: The file.
         xnnpack: Whether the default delegate may take over ops.
 
-    Attributes:
-        batch_size: Examples in one call.
+    Returns:
+        An `ObservedFile`, which shows the inputs and what all ops wrote.
     """
+    content = pathlib.Path(path).read_bytes()
+    file = TfliteFile(xnnpack, model_content=content)
+    copy = TfliteFile(xnnpack, model_content=_expose(content))
 
-    def __init__(self, path: str | os.PathLike, *, xnnpack: bool = True):
-        content = pathlib.Path(path).read_bytes()
-        self._file = TfliteFile(xnnpack, model_content=content)
-        self._copy = TfliteFile(xnnpack, model_content=_expose(content))
-        self.batch_size = self._file.fixed_batch_size or 1
-
-    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the file as it is.
-
-        Args:
-            batch: `batch_size` examples, by the names of the inputs.
-
-        Returns:
-            The outputs by name.
-        """
-        return self._file.run(batch)
-
-    def observe(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Runs the copy.
-
-        Args:
-            batch: `batch_size` examples, by the names of the inputs.
-
-        Returns:
-            The inputs and what the ops wrote, in their order, codes being
-            dequantized.
-        """
-        outputs = self._copy.run(batch)
+    def observe(batch):
         exposed = {
             int(name.removeprefix(_EXPOSED)): tensor
-            for name, tensor in outputs.items()
+            for name, tensor in copy.run(batch).items()
             if name.startswith(_EXPOSED)
         }
         return [exposed[number] for number in sorted(exposed)]
+
+    return ObservedFile(file.fixed_batch_size or 1, file.run, observe)
 
 
 def _expose(content: bytes) -> bytes:

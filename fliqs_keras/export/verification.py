@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from fliqs_keras.export.following import ObservedFile, follow
-from fliqs_keras.export.observing import ObservedTflite
-from fliqs_keras.export.onnx.observing import ObservedOnnx
+from fliqs_keras.export.observing import observe_tflite
+from fliqs_keras.export.onnx.observing import observe_onnx
 from fliqs_keras.export.onnx.running import run_onnx
 from fliqs_keras.export.precision import in_float32
 from fliqs_keras.export.running import run_tflite
@@ -238,9 +238,9 @@ def _ways_to_run(path: str | os.PathLike) -> dict[str, _Way]:
     with open(path, "rb") as file:
         is_litert = file.read(8)[4:] == b"TFL3"
     run, observe, option, names = (
-        (run_tflite, ObservedTflite, "xnnpack", ("xnnpack", "builtin"))
+        (run_tflite, observe_tflite, "xnnpack", ("xnnpack", "builtin"))
         if is_litert
-        else (run_onnx, ObservedOnnx, "optimize", ("optimized", "plain"))
+        else (run_onnx, observe_onnx, "optimize", ("optimized", "plain"))
     )
     return {
         name: _Way(

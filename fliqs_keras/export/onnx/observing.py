@@ -1,70 +1,51 @@
 """Runs an exported ONNX file, and shows what it rounds on the way."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from fliqs_keras.export.following import ObservedFile
 from fliqs_keras.export.onnx.activations import PREFIX
 from fliqs_keras.export.onnx.converter import require
 from fliqs_keras.export.onnx.running import OnnxFile
 
-__all__ = ["ObservedOnnx"]
+__all__ = ["observe_onnx"]
 
 
-class ObservedOnnx:
-    """An ONNX file, and a copy that returns the activations it quantizes.
+def observe_onnx(
+    path: str | os.PathLike, *, optimize: bool = True
+) -> ObservedFile:
+    """Opens an ONNX file, and a copy that returns what it quantizes.
 
     Args:
         path: The file.
         optimize: Whether the runtime may rewrite the graph.
 
-    Attributes:
-        batch_size: Examples in one call.
+    Returns:
+        An `ObservedFile`, which shows the quantized activations.
     """
+    onnx = require("onnx")
+    model = onnx.load(os.fspath(path))
+    exposed = _quantized_tensors(model.graph)
+    known = {output.name for output in model.graph.output}
+    for name in exposed:
+        if name not in known:
+            # The runtime infers the rest.
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+    file = OnnxFile(os.fspath(path), optimize=optimize)
+    copy = OnnxFile(model.SerializeToString(), optimize=optimize)
 
-    def __init__(self, path: str | os.PathLike, *, optimize: bool = True):
-        onnx = require("onnx")
-        self._file = OnnxFile(os.fspath(path), optimize=optimize)
-        model = onnx.load(os.fspath(path))
-        self._exposed = _quantized_tensors(model.graph)
-        known = {output.name for output in model.graph.output}
-        for name in self._exposed:
-            if name not in known:
-                # The runtime infers the rest.
-                model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self._copy = OnnxFile(model.SerializeToString(), optimize=optimize)
-        self.batch_size = self._file.fixed_batch_size or 1
-
-    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the file as it is.
-
-        Args:
-            batch: `batch_size` examples, by the names of the inputs.
-
-        Returns:
-            The outputs by name.
-        """
-        return self._file.run(batch)
-
-    def observe(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Runs the copy.
-
-        Args:
-            batch: `batch_size` examples, by the names of the inputs.
-
-        Returns:
-            The quantized activations in the order of the file, codes being
-            dequantized.
-        """
-        found = self._copy.run(batch)
+    def observe(batch):
+        found = copy.run(batch)
         return [
             found[name]
             if parameters is None
             else _dequantize(found[name], *parameters)
-            for name, parameters in self._exposed.items()
+            for name, parameters in exposed.items()
         ]
+
+    return ObservedFile(file.fixed_batch_size or 1, file.run, observe)
 
 
 def _quantized_tensors(graph: Any) -> dict[str, tuple | None]:
