@@ -238,7 +238,7 @@ def _copy_quantizers(
         counterpart.activation_quantizers(),
         strict=True,
     ):
-        new.thresholds.assign(quantizer.thresholds)
+        new.shares.assign(quantizer.shares)
         new.range.assign(quantizer.range)
     for (variable, quantizer), (small_variable, new) in zip(
         layer.quantized_weights(), counterpart.quantized_weights(), strict=True

@@ -1,6 +1,6 @@
 """Quantizers whose thresholds follow their tensor while a model trains."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -36,16 +36,16 @@ def _follow_average(
     x: Tensor,
     index: Tensor,
     before: Tensor,
-    now: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Returns the thresholds and the range after a step.
+    shares: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the shares and the range after a step, and thresholds for it.
 
     Args:
         formats: The formats.
         x: Values that the tensor takes.
         index: Position of the format in use; negative if it is off.
         before: The range before.
-        now: The thresholds before.
+        shares: The shares before.
     """
     magnitudes = ops.abs(x)
     largest = ops.max(magnitudes)
@@ -54,62 +54,94 @@ def _follow_average(
         _RANGE_MOMENTUM * before + (1 - _RANGE_MOMENTUM) * largest,
         largest,
     )
+
+    def observe():
+        best = _best_thresholds(formats, magnitudes, largest)
+        now = _take_shares(formats, shares, before)
+        moved = now + _OBSERVATION_RATE * (best - now)
+        # A tensor of zeros, as of weights that start at zero, tells nothing.
+        observed = ops.where(before > 0, moved, best)
+        observed = _shares_of(observed, average)
+        return observed, _take_shares(formats, observed, average)
+
+    def keep():
+        # By the range of the steps before, rounding need not wait for that of
+        # this one.
+        return shares, _take_shares(formats, shares, before)
+
     is_observing = ops.logical_or(before <= 0, index < 0)
-    growth = average / ops.maximum(before, thresholds.SMALLEST_THRESHOLD)
-    followed = ops.cond(
-        is_observing,
-        lambda: _observe(formats, magnitudes, largest, before, now),
-        lambda: thresholds.settle(now * growth, now, formats),
-    )
-    return followed, average
+    new_shares, in_use = ops.cond(is_observing, observe, keep)
+    return new_shares, average, in_use
 
 
-def _observe(
-    formats: tuple[Format, ...],
-    magnitudes: Tensor,
-    largest: Tensor,
-    before: Tensor,
-    now: Tensor,
+def _best_thresholds(
+    formats: tuple[Format, ...], magnitudes: Tensor, largest: Tensor
 ) -> Tensor:
     sample = thresholds.take_spread(
         ops.reshape(magnitudes, (-1,)), _OBSERVED_VALUES
     )
     counts = thresholds.count_magnitudes_in_graph(sample, largest)
     best = thresholds.least_error_thresholds(counts, largest[None], formats)
-    best = best[:, 0]
-    average = now + _OBSERVATION_RATE * (best - now)
-    # A tensor of zeros, as of weights that start at zero, tells nothing.
-    is_first = ops.logical_or(ops.isinf(now), before <= 0)
-    observed = ops.where(is_first, best, average)
-    return thresholds.settle(observed, now, formats)
+    return best[:, 0]
 
 
-@keras.saving.register_keras_serializable(package="fliqs_keras")
-class WeightQuantizer(SwitchableQuantizer):
-    """A quantizer whose thresholds are shares of the range of a weight.
+def _shares_of(
+    wanted: Tensor, largest: Tensor, where: Callable[..., Tensor] = ops.where
+) -> Tensor:
+    """Returns what part of the largest magnitudes thresholds are."""
+    # A channel of zeros has no proportion: what it becomes is not clipped.
+    has_share = largest > thresholds.SMALLEST_THRESHOLD
+    one = np.float32(1)
+    return where(has_share, wanted / where(has_share, largest, one), one)
 
-    It holds in `shares` what part of the largest magnitude of a channel the
-    threshold of each format is, and takes that magnitude from the weight each
-    time. So weights may grow and shrink, and be replaced, as by a moving
-    average of them, without a threshold that belongs to what they were.
+
+class _FollowingQuantizer(SwitchableQuantizer):
+    """A quantizer whose thresholds are shares of a range that changes.
+
+    It holds in `shares` what part of the largest magnitude the threshold of
+    each format is.
     """
 
     def _add_thresholds(self) -> None:
         self.shares = self.add_weight(
             name="shares",
             shape=(len(self.formats), *self.channel_shape),
-            initializer="ones",
+            initializer=self._unset,
             trainable=False,
             aggregation=AGGREGATION,
         )
 
-    def _require_thresholds(self) -> None:
-        """Does nothing: there is always a range."""
-
     @property
-    def is_calibrated(self) -> bool:
-        """Whether there are thresholds: always."""
-        return True
+    def _threshold_variable(self) -> keras.Variable:
+        return self.shares
+
+    def _take_shares(self, largest: Tensor) -> Tensor:
+        take_shares = share(_take_shares, self.formats)
+        return take_shares(ops.convert_to_tensor(self.shares), largest)
+
+    def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
+        self._keep(wanted, self.range_of(x))
+
+    def _keep(self, wanted: Tensor, largest: Tensor) -> None:
+        # By NumPy: compilers may multiply by a reciprocal, and a share that is
+        # not quite one would stop the gradient of the largest weight.
+        wanted = ops.convert_to_numpy(wanted)
+        largest = ops.convert_to_numpy(largest)
+        self.shares.assign(_shares_of(wanted, largest, np.where))
+
+
+@keras.saving.register_keras_serializable(package="fliqs_keras")
+class WeightQuantizer(_FollowingQuantizer):
+    """A quantizer whose thresholds are shares of the range of a weight.
+
+    It takes the largest magnitude of each channel from the weight each time.
+    So weights may grow and shrink, and be replaced, as by a moving average of
+    them, without a threshold that belongs to what they were.
+    """
+
+    def _unset(self, shape, dtype=None):
+        # There is always a range.
+        return ops.ones(shape, "float32")
 
     def thresholds_for(self, x: Tensor) -> Tensor:
         if x is None:
@@ -117,39 +149,18 @@ class WeightQuantizer(SwitchableQuantizer):
                 "Expected the weight, of whose range the thresholds of "
                 f"{self.path!r} are shares. Received: None"
             )
-        largest = self.range_of(x)
-        take_shares = share(_take_shares, self.formats)
-        return take_shares(ops.convert_to_tensor(self.shares), largest)
-
-    def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
-        largest = ops.convert_to_numpy(self.range_of(x))
-        # A channel of zeros has no proportion: what it becomes is not clipped.
-        has_share = largest > thresholds.SMALLEST_THRESHOLD
-        # By NumPy: compilers may multiply by a reciprocal, and a share that is
-        # not quite one would stop the gradient of the largest weight.
-        divisor = np.where(has_share, largest, np.float32(1))
-        part = ops.convert_to_numpy(wanted) / divisor
-        self.shares.assign(np.where(has_share, part, np.float32(1)))
-
-    def set_thresholds(self, values: Tensor) -> None:
-        """Sets the shares to those of least squared error on a weight.
-
-        Args:
-            values: The weight.
-        """
-        values = ops.cast(values, "float32")
-        self.keep_thresholds(values, self._least_error(values))
+        return self._take_shares(self.range_of(x))
 
 
 @keras.saving.register_keras_serializable(package="fliqs_keras")
-class ActivationQuantizer(SwitchableQuantizer):
+class ActivationQuantizer(_FollowingQuantizer):
     """A quantizer whose thresholds follow a moving average of the range.
 
     Until it has seen data, and while it is off, a training step sets the
     thresholds to those of least squared error on a sample of the batch
     (moving averages of them, after the first). Once it quantizes, each
     threshold keeps its proportion to a moving average of the largest
-    magnitude, as activations drift while a network trains.
+    magnitude in the steps before, as activations drift while a network trains.
 
     Args:
         formats: Formats or their names, at least one.
@@ -171,17 +182,51 @@ class ActivationQuantizer(SwitchableQuantizer):
         del config["channel_axes"]
         return config
 
-    def follow(self, x: Tensor) -> None:
+    def _add_thresholds(self) -> None:
+        super()._add_thresholds()
+        # Zero until a tensor was seen.
+        self.range = self.add_weight(
+            name="range",
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            aggregation=AGGREGATION,
+        )
+
+    def thresholds_for(self, x: Tensor) -> Tensor:
+        return self._take_shares(ops.convert_to_tensor(self.range))
+
+    def follow(self, x: Tensor) -> Tensor:
         x = self.alive_part(x[:_OBSERVED_EXAMPLES])
         follow = share(_follow_average, self.formats)
-        self._assign(
-            *follow(
-                x,
-                ops.convert_to_tensor(self.index),
-                ops.convert_to_tensor(self.range),
-                ops.convert_to_tensor(self.thresholds),
-            )
+        shares, average, in_use = follow(
+            x,
+            ops.convert_to_tensor(self.index),
+            ops.convert_to_tensor(self.range),
+            ops.convert_to_tensor(self.shares),
         )
+        self.shares.assign(shares)
+        self.range.assign(average)
+        return in_use
+
+    def set_thresholds(
+        self, values: Tensor, value_range: Tensor | None = None
+    ) -> None:
+        """Sets the thresholds to those of least squared error on `values`.
+
+        Args:
+            values: Values that the tensor takes, of any shape.
+            value_range: Largest magnitude that they are shares of. Defaults
+                to that of `values`.
+        """
+        values = ops.cast(values, "float32")
+        if value_range is None:
+            value_range = self.range_of(values)
+        self._keep(self._least_error(values), value_range)
+
+    def _keep(self, wanted: Tensor, largest: Tensor) -> None:
+        super()._keep(wanted, largest)
+        self.range.assign(largest)
 
     def range_of(self, x: Tensor) -> Tensor:
         """Returns the largest magnitude among the first few examples."""

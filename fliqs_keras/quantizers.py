@@ -112,7 +112,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self.alive_part = _everything
 
     def build(self, tensor_shape, name=None, layer=None):
-        """Creates the index, the thresholds and the range.
+        """Creates the index, and what the thresholds are made of.
 
         Args:
             tensor_shape: Shape of the tensor that will be quantized. Only
@@ -142,15 +142,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         self.thresholds = self.add_weight(
             name="thresholds",
             shape=(len(self.formats), *self.channel_shape),
-            initializer=self._unset_thresholds,
-            trainable=False,
-            aggregation=AGGREGATION,
-        )
-        # Largest magnitude that the thresholds were set for; zero before.
-        self.range = self.add_weight(
-            name="range",
-            shape=self.channel_shape,
-            initializer="zeros",
+            initializer=self._unset,
             trainable=False,
             aggregation=AGGREGATION,
         )
@@ -158,7 +150,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     def _widest(self) -> int:
         return int(np.argmax([f.bits for f in self.formats]))
 
-    def _unset_thresholds(self, shape, dtype=None):
+    def _unset(self, shape, dtype=None):
         # Infinite until they are set: a wrong threshold must not pass for one.
         # Not NaN, which processes that compare their values find unequal.
         unset = [np.inf if f.scaled else f.max_code for f in self.formats]
@@ -167,24 +159,20 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
 
     def call(self, inputs, training=None, weights=None):
         x = ops.cast(inputs, "float32")
+        # Thresholds are not trained, and gradients are not to flow through
+        # what moves them.
+        observed = ops.stop_gradient(x)
         if training:
-            # Thresholds are not trained, and gradients are not to flow through
-            # what moves them.
-            self.follow(ops.stop_gradient(x))
+            in_use = self.follow(observed)
         else:
             self._require_thresholds()
+            in_use = self.thresholds_for(observed)
+        index = ops.convert_to_tensor(self.index)
+        y = rounding.round_to_chosen(x, self.formats, index, in_use)
         # Integers that are read as numbers do not stay integers.
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         is_float = keras.backend.is_float_dtype(dtype)
-        return ops.cast(self._round(x), dtype if is_float else "float32")
-
-    def _round(self, x: Tensor) -> Tensor:
-        return rounding.round_to_chosen(
-            x,
-            self.formats,
-            ops.convert_to_tensor(self.index),
-            self.thresholds_for(ops.stop_gradient(x)),
-        )
+        return ops.cast(y, dtype if is_float else "float32")
 
     def thresholds_for(self, x: Tensor) -> Tensor:
         """Returns the thresholds that a tensor is quantized with.
@@ -197,13 +185,22 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         """
         return ops.convert_to_tensor(self.thresholds)
 
-    def follow(self, x: Tensor) -> None:
+    def follow(self, x: Tensor) -> Tensor:
         """Keeps the thresholds up with the tensor; called while training.
 
         Args:
             x: The tensor that is about to be quantized, in float32.
+
+        Returns:
+            The thresholds that it is quantized with.
         """
         self._require_thresholds()
+        return self.thresholds_for(x)
+
+    @property
+    def _threshold_variable(self) -> keras.Variable:
+        """What is infinite until the thresholds are set."""
+        return self.thresholds
 
     def _require_thresholds(self) -> None:
         """Refuses to quantize by thresholds that were never set.
@@ -216,7 +213,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         if index < 0:
             self.is_called_in_inference = True
             return
-        if np.isinf(_keras.stored_value(self.thresholds)).any():
+        if np.isinf(_keras.stored_value(self._threshold_variable)).any():
             raise ValueError(
                 "Expected thresholds that are set before a tensor is "
                 f"quantized. Received: quantizer {self.path!r}, which has "
@@ -231,37 +228,26 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         axes = tuple(axis for axis in range(rank) if axis not in kept)
         return ops.max(ops.abs(x), axis=axes, keepdims=bool(kept))
 
-    def set_thresholds(
-        self, values: Tensor, value_range: Tensor | None = None
-    ) -> None:
+    def set_thresholds(self, values: Tensor) -> None:
         """Sets the thresholds to those of least squared error on `values`.
 
         Args:
             values: Values that the tensor takes. Of the tensor's rank if the
                 quantizer has channels, else of any shape.
-            value_range: Largest magnitude of the tensor, for each channel.
-                Defaults to that of `values`.
         """
         values = ops.cast(values, "float32")
-        if value_range is None:
-            value_range = self.range_of(values)
-        found = self._least_error(values)
-        now = ops.convert_to_tensor(self.thresholds)
-        found = thresholds.settle(found, now, self.formats)
-        self._assign(found, ops.reshape(value_range, self.channel_shape))
+        self.keep_thresholds(values, self._least_error(values))
 
     def keep_thresholds(self, x: Tensor, wanted: Tensor) -> None:
         """Sets what makes a tensor be quantized with given thresholds.
 
         Args:
             x: The tensor.
-            wanted: A threshold for each format, along the first axis.
+            wanted: A threshold for each format, along the first axis. Those
+                of formats that are not scaled stay as they are.
         """
-        self._assign(wanted, self.range_of(x))
-
-    def _assign(self, new_thresholds: Tensor, new_range: Tensor) -> None:
-        self.thresholds.assign(new_thresholds)
-        self.range.assign(new_range)
+        now = ops.convert_to_tensor(self.thresholds)
+        self.thresholds.assign(thresholds.settle(wanted, now, self.formats))
 
     def _least_error(self, values: Tensor) -> Tensor:
         x = ops.convert_to_numpy(values)
@@ -283,7 +269,8 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     @property
     def is_calibrated(self) -> bool:
         """Whether the thresholds have been set."""
-        return not np.isinf(ops.convert_to_numpy(self.thresholds)).any()
+        variable = ops.convert_to_numpy(self._threshold_variable)
+        return not np.isinf(variable).any()
 
     @property
     def format(self) -> Format | None:

@@ -39,7 +39,7 @@ _FLOAT32_MANTISSA_BITS = 23
 _SMALLEST_FLOAT32_NORMAL = 2.0**-126
 
 # From how many elements on a tensor is worth the compilation of its rounding,
-# about 0.1 s a shape, and how many examples a batch of unknown size counts.
+# about 0.1 s a size, and how many examples a batch of unknown size counts.
 _LARGE = 2**18
 _USUAL_BATCH = 32
 
@@ -60,6 +60,16 @@ class Grid(NamedTuple):
 Kernel = Callable[[Tensor, Tensor, Grid], Tensor]
 
 
+def _reinterpret(x: Tensor, dtype: str) -> Tensor:
+    """Returns the bits of a tensor as another type of the same size."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.view(x, dtype)
+    import tensorflow as tf
+
+    # `ops.view` must know the last dimension.
+    return tf.bitcast(x, dtype)
+
+
 def pass_through(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return x
 
@@ -71,14 +81,14 @@ def _round_integer(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 def _round_narrow(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     code = ops.clip(x / scale, -grid.max_code, grid.max_code)
-    bits = ops.bitwise_and(ops.view(code, "int32"), _EXPONENT_MASK)
-    power_of_two = ops.view(bits, "float32")
+    bits = ops.bitwise_and(_reinterpret(code, "int32"), _EXPONENT_MASK)
+    power_of_two = _reinterpret(bits, "float32")
     step = ops.maximum(power_of_two, grid.smallest_normal) * grid.epsilon
     return ops.round(code / step) * step * scale
 
 
 def _round_wide(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    bits = ops.view(x, "int32")
+    bits = _reinterpret(x, "int32")
     magnitude = ops.bitwise_and(bits, _MAGNITUDE_MASK)
     sign = ops.bitwise_xor(bits, magnitude)
     dropped = ops.cast(grid.dropped_bits, "int32")
@@ -88,10 +98,10 @@ def _round_wide(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     rounded = magnitude + (ops.right_shift(step, 1) - 1) + is_odd
     rounded = ops.bitwise_and(rounded, -step)
     max_code = ops.convert_to_tensor(grid.max_code, "float32")
-    rounded = ops.minimum(rounded, ops.view(max_code, "int32"))
+    rounded = ops.minimum(rounded, _reinterpret(max_code, "int32"))
     is_nan = magnitude > _EXPONENT_MASK
     rounded = ops.where(is_nan, magnitude, rounded)
-    return ops.view(ops.bitwise_or(rounded, sign), "float32")
+    return _reinterpret(ops.bitwise_or(rounded, sign), "float32")
 
 
 # Whether the grid that a graph selected is one for the kernel.
@@ -199,15 +209,27 @@ def _is_worth_compiling(x: Tensor) -> bool:
     return batch * math.prod(x.shape[1:]) >= _LARGE
 
 
-def _share_for(x: Tensor) -> Callable[..., Callable]:
-    return functools.partial(
-        share, is_compiled=_is_worth_compiling(x), keeps_shape=True
-    )
-
-
 def _straight_through(
-    round_x: Callable, pull_back: Callable, x: Tensor, *numbers: Tensor
+    round_x: Callable,
+    pull_back: Callable,
+    x: Tensor,
+    *numbers: Tensor,
+    is_flat: bool,
 ) -> Tensor:
+    """Rounds a tensor by a function; another one makes the gradient.
+
+    Args:
+        round_x: A function of the tensor and the numbers.
+        pull_back: A function of these and of the gradient of the result.
+        x: The tensor.
+        *numbers: Such as the thresholds.
+        is_flat: Whether the functions take the tensor as a vector. Of a short
+            last dimension XLA would vectorize the one before, value by value;
+            but thresholds of channels need the channels.
+    """
+    if is_flat:
+        shape = [-1 if size is None else size for size in x.shape]
+        x = ops.reshape(x, (-1,))
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -222,7 +244,8 @@ def _straight_through(
 
         return round_x(x, *numbers), gradient
 
-    return quantize(x)
+    y = quantize(x)
+    return ops.reshape(y, shape) if is_flat else y
 
 
 def round_to_chosen(
@@ -247,13 +270,15 @@ def round_to_chosen(
     Returns:
         A tensor of the shape of `x`.
     """
-    shared = _share_for(x)
+    is_compiled = _is_worth_compiling(x)
+    shared = functools.partial(share, is_compiled=is_compiled, keeps_shape=True)
     return _straight_through(
         shared(_round_to_chosen, formats),
         shared(_pull_back_to_chosen),
         x,
         index,
         thresholds,
+        is_flat=is_compiled and len(thresholds.shape) == 1,
     )
 
 
@@ -298,8 +323,13 @@ def round_to_format(
     threshold = ops.convert_to_tensor(threshold, "float32")
     scale = ops.cast(threshold, wide) / number_format.max_code
     scale = ops.cast(scale, "float32")
-    shared = _share_for(x)
+    is_compiled = _is_worth_compiling(x)
+    shared = functools.partial(share, is_compiled=is_compiled, keeps_shape=True)
     round_x = shared(_round_to_one, number_format)
     return _straight_through(
-        lambda x, _: round_x(x, scale), shared(_pull_back), x, threshold
+        lambda x, _: round_x(x, scale),
+        shared(_pull_back),
+        x,
+        threshold,
+        is_flat=is_compiled and not len(threshold.shape),
     )

@@ -219,7 +219,7 @@ def test_integer_inputs_are_quantized_as_numbers():
     model = fliqs_keras.apply(keras.Model(inputs, dense(inputs)), "INT2")
     [layer] = quantized_layers(model)
     layer.input_quantizer.set_thresholds(np.float32([2.5]))
-    threshold = ops.convert_to_numpy(layer.input_quantizer.thresholds)[0]
+    [threshold] = np.asarray(layer.input_quantizer.thresholds_for(None))
     layer.weight_quantizers[0].set_format(None)
     [y] = run(model, np.array([[5, 0, 0, 0]], "int32"))
     # Not an integer, so a result that is cut to one is another.

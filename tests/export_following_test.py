@@ -41,7 +41,9 @@ def identity_model(shape=(2,)):
         shape[-1], use_bias=False, kernel_initializer="identity", name="dense"
     )
     model = fliqs_keras.apply(keras.Model(x, dense(x)), "INT4")
-    model.get_layer("dense").input_quantizer.thresholds.assign([7.0])
+    threshold = np.float32([7])
+    quantizer = model.get_layer("dense").input_quantizer
+    quantizer.keep_thresholds(threshold, threshold)
     return model
 
 

@@ -40,7 +40,7 @@ def make_quantizer(kind=quantizers.SwitchableQuantizer):
 def test_each_format_rounds_as_it_does_alone(mode, rows):
     quantizer = make_quantizer()
     x = make_values((rows, 6))
-    quantizer.set_thresholds(x, np.abs(x).max(axis=0))
+    quantizer.set_thresholds(x)
     run = in_mode(quantizer, mode)
     outputs = {}
     for name in [*FORMATS, *FORMATS]:
@@ -50,6 +50,32 @@ def test_each_format_rounds_as_it_does_alone(mode, rows):
         np.testing.assert_array_equal(got, round_to_format(x, name, row))
         np.testing.assert_array_equal(outputs.setdefault(name, got), got)
     assert len({output.tobytes() for output in outputs.values()}) == 5
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("batch", [None, 40])
+def test_large_activations_are_rounded_as_small_ones(batch, name):
+    import tensorflow as tf
+
+    quantizer = make_quantizer(ActivationQuantizer)
+    # Of more elements than are rounded without a compiler.
+    x, upstream = (make_values((40, 32, 32, 8), seed) for seed in (0, 1))
+    quantizer.set_thresholds(x)
+    quantizer.set_format(name)
+    spec = tf.TensorSpec((batch, 32, 32, 8))
+
+    @tf.function(input_signature=[spec, spec])
+    def run(x, upstream):
+        y, gradient = pull_back(quantizer, x, upstream)
+        assert y.shape == spec.shape
+        return y, gradient
+
+    for rows in (40, 5) if batch is None else (40,):
+        got = run(x[:rows], upstream[:rows])
+        expected = pull_back(quantizer, x[:rows], upstream[:rows])
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_array_equal(got[1], expected[1])
 
 
 def test_off_passes_values_and_gradients_through():
@@ -139,7 +165,7 @@ def test_values_that_are_not_finite_are_not_counted(value):
 
 def test_thresholds_of_an_all_zero_tensor_are_usable():
     quantizer = make_quantizer()
-    quantizer.set_thresholds(np.zeros((64, 6)), np.zeros(6))
+    quantizer.set_thresholds(np.zeros((64, 6)))
     np.testing.assert_array_equal(quantizer(np.zeros((64, 6), "float32")), 0)
 
 
@@ -237,20 +263,24 @@ def test_activation_thresholds_are_unset_until_training_sees_data():
         rounding_error(seen, "INT4", t)
         for t in np.abs(seen).max() * np.linspace(0.03, 1, 200)
     )
-    threshold = quantizer.thresholds[1]
+    threshold = quantizer.thresholds_for(x)[1]
     assert rounding_error(seen, "INT4", threshold) <= 1.1 * best
 
 
 def test_activation_thresholds_follow_a_moving_average():
     quantizer = make_quantizer(ActivationQuantizer)
+    quantizer.set_format("INT4")
     x = make_values()
     quantizer(x, training=True)
-    before = quantizer.thresholds.numpy()
-    quantizer(2.0 * x, training=True)
+    before = np.asarray(quantizer.thresholds_for(x))
+    y = quantizer(2.0 * x, training=True)
     # 0.99 * 1 + 0.01 * 2
     np.testing.assert_allclose(
-        quantizer.thresholds.numpy()[:3], 1.01 * before[:3], rtol=1e-5
+        quantizer.thresholds_for(x)[:3], 1.01 * before[:3], rtol=1e-5
     )
+    # A step does not wait for its own range.
+    expected = round_to_format(2.0 * x, "INT4", before[1])
+    np.testing.assert_array_equal(y, expected)
 
 
 if __name__ == "__main__":

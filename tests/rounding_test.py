@@ -164,6 +164,19 @@ def test_values_by_hand(name, threshold, expected):
     assert_same_bits(y, np.array(expected, "float32"))
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["INT4", "E4M3", "BF16"])
+def test_no_dimension_need_be_known(name):
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None))])
+    def run(x):
+        return round_to_format(x, name, 4.0)
+
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    assert_same_bits(run(x), np.asarray(round_to_format(x, name, 4.0)))
+
+
 def test_thresholds_broadcast():
     x = np.full((2, 3), 2.6, "float32")
     y = round_to_format(x, "INT4", np.array([7.0, 3.5, 1.0], "float32"))
