@@ -42,6 +42,8 @@ _SMALLEST_FLOAT32_NORMAL = 2.0**-126
 # about 0.1 s a size, and how many examples a batch of unknown size counts.
 _LARGE = 2**18
 _USUAL_BATCH = 32
+# The same for a tensor of a fixed size that several kernels round.
+_LARGE_FOR_SEVERAL = 2**12
 
 
 class Grid(NamedTuple):
@@ -197,7 +199,7 @@ def _pull_back_to_chosen(
     return _pull_back(x, _choose_threshold(index, thresholds), upstream)
 
 
-def _is_worth_compiling(x: Tensor) -> bool:
+def _is_worth_compiling(x: Tensor, kernels: Sequence[Kernel] = ()) -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -205,8 +207,11 @@ def _is_worth_compiling(x: Tensor) -> bool:
     # Every new size is compiled anew, so only that of the batch may differ.
     if tf.executing_eagerly() or not x.shape.rank or None in x.shape[1:]:
         return False
-    batch = x.shape[0] or _USUAL_BATCH
-    return batch * math.prod(x.shape[1:]) >= _LARGE
+    if x.shape[0] is None:
+        return _USUAL_BATCH * math.prod(x.shape[1:]) >= _LARGE
+    has_several = len(set(kernels) - {pass_through}) > 1
+    large = _LARGE_FOR_SEVERAL if has_several else _LARGE
+    return math.prod(x.shape) >= large
 
 
 def _straight_through(
@@ -270,15 +275,16 @@ def round_to_chosen(
     Returns:
         A tensor of the shape of `x`.
     """
-    is_compiled = _is_worth_compiling(x)
-    shared = functools.partial(share, is_compiled=is_compiled, keeps_shape=True)
+    shared = functools.partial(share, keeps_shape=True)
+    is_large = _is_worth_compiling(x)
+    is_compiled = _is_worth_compiling(x, kernels_of(formats))
     return _straight_through(
-        shared(_round_to_chosen, formats),
-        shared(_pull_back_to_chosen),
+        shared(_round_to_chosen, formats, is_compiled=is_compiled),
+        shared(_pull_back_to_chosen, is_compiled=is_large),
         x,
         index,
         thresholds,
-        is_flat=is_compiled and len(thresholds.shape) == 1,
+        is_flat=is_large and len(thresholds.shape) == 1,
     )
 
 
