@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fliqs_keras import _tensorflow
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.shared_functions import share
 
@@ -204,8 +205,10 @@ def _is_worth_compiling(x: Tensor, kernels: Sequence[Kernel] = ()) -> bool:
         return False
     import tensorflow as tf
 
+    if tf.executing_eagerly() or _tensorflow.is_compiled_by_xla():
+        return False
     # Every new size is compiled anew, so only that of the batch may differ.
-    if tf.executing_eagerly() or not x.shape.rank or None in x.shape[1:]:
+    if not x.shape.rank or None in x.shape[1:]:
         return False
     if x.shape[0] is None:
         return _USUAL_BATCH * math.prod(x.shape[1:]) >= _LARGE
@@ -230,7 +233,8 @@ def _straight_through(
         *numbers: Such as the thresholds.
         is_flat: Whether the functions take the tensor as a vector. Of a short
             last dimension XLA would vectorize the one before, value by value;
-            but thresholds of channels need the channels.
+            but thresholds of channels need the channels, and what is fused
+            with others needs the shape of them.
     """
     if is_flat:
         shape = [-1 if size is None else size for size in x.shape]
