@@ -96,11 +96,7 @@ def _shares_of(
 
 
 class _FollowingQuantizer(SwitchableQuantizer):
-    """A quantizer whose thresholds are shares of a range that changes.
-
-    It holds in `shares` what part of the largest magnitude the threshold of
-    each format is.
-    """
+    """A quantizer whose thresholds are shares of a range that changes."""
 
     def _add_thresholds(self) -> None:
         self.shares = self.add_weight(
@@ -134,9 +130,10 @@ class _FollowingQuantizer(SwitchableQuantizer):
 class WeightQuantizer(_FollowingQuantizer):
     """A quantizer whose thresholds are shares of the range of a weight.
 
-    It takes the largest magnitude of each channel from the weight each time.
-    So weights may grow and shrink, and be replaced, as by a moving average of
-    them, without a threshold that belongs to what they were.
+    It holds in `shares` what part of the largest magnitude of a channel the
+    threshold of each format is, and takes that magnitude from the weight each
+    time. So weights may grow and shrink, and be replaced, as by a moving
+    average of them, without a threshold that belongs to what they were.
     """
 
     def _unset(self, shape, dtype=None):
@@ -161,6 +158,8 @@ class ActivationQuantizer(_FollowingQuantizer):
     (moving averages of them, after the first). Once it quantizes, each
     threshold keeps its proportion to a moving average of the largest
     magnitude in the steps before, as activations drift while a network trains.
+    It holds that average in `range`, and in `shares` what part of it each
+    threshold is.
 
     Args:
         formats: Formats or their names, at least one.
