@@ -37,8 +37,8 @@ def _follow_average(
     index: Tensor,
     before: Tensor,
     shares: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the shares and the range after a step, and thresholds for it.
+) -> tuple[Tensor, Tensor]:
+    """Returns the shares and the range after a step.
 
     Args:
         formats: The formats.
@@ -61,17 +61,15 @@ def _follow_average(
         moved = now + _OBSERVATION_RATE * (best - now)
         # A tensor of zeros, as of weights that start at zero, tells nothing.
         observed = ops.where(before > 0, moved, best)
-        observed = _shares_of(observed, average)
-        return observed, _take_shares(formats, observed, average)
-
-    def keep():
-        # By the range of the steps before, rounding need not wait for that of
-        # this one.
-        return shares, _take_shares(formats, shares, before)
+        return _shares_of(observed, average)
 
     is_observing = ops.logical_or(before <= 0, index < 0)
-    new_shares, in_use = ops.cond(is_observing, observe, keep)
-    return new_shares, average, in_use
+    return ops.cond(is_observing, observe, lambda: shares), average
+
+
+def _choose(is_first: Tensor, first: Tensor, other: Tensor) -> Tensor:
+    # Not `where`, which waits for both.
+    return ops.cond(is_first, lambda: first, lambda: other)
 
 
 def _best_thresholds(
@@ -197,8 +195,10 @@ class ActivationQuantizer(_FollowingQuantizer):
 
     def follow(self, x: Tensor) -> Tensor:
         x = self.alive_part(x[:_OBSERVED_EXAMPLES])
+        is_first = ops.convert_to_tensor(self.range) <= 0
+        before = self.thresholds_for(x)
         follow = share(_follow_average, self.formats)
-        shares, average, in_use = follow(
+        shares, average = follow(
             x,
             ops.convert_to_tensor(self.index),
             ops.convert_to_tensor(self.range),
@@ -206,7 +206,11 @@ class ActivationQuantizer(_FollowingQuantizer):
         )
         self.shares.assign(shares)
         self.range.assign(average)
-        return in_use
+        # Read from the variables: replicas take what the first one saw.
+        after = self.thresholds_for(x)
+        # By the range of the steps before, rounding need not wait for that of
+        # this one.
+        return share(_choose)(is_first, after, before)
 
     def set_thresholds(
         self, values: Tensor, value_range: Tensor | None = None

@@ -288,7 +288,7 @@ def round_to_chosen(
         x,
         index,
         thresholds,
-        is_flat=is_large and len(thresholds.shape) == 1,
+        is_flat=is_compiled and len(thresholds.shape) == 1,
     )
 
 
