@@ -215,13 +215,17 @@ class FormatSetter:
 
     Args:
         decisions: The decisions whose options are set.
+
+    Attributes:
+        indices: The variables that are set.
     """
 
     def __init__(self, decisions: Sequence[Decision]):
-        self._switches = [s for d in decisions for s in d.switches]
+        switches = [s for d in decisions for s in d.switches]
+        self.indices = [switch.index for switch in switches]
         self._counts = [len(d.switches) for d in decisions]
         self._is_activation = np.array(
-            [isinstance(s, ActivationQuantizer) for s in self._switches]
+            [isinstance(s, ActivationQuantizer) for s in switches]
         )
         self._assign = self._assign_all
         if keras.backend.backend() == "tensorflow":
@@ -231,7 +235,7 @@ class FormatSetter:
             self._assign = tf.function(
                 self._assign_all, autograph=False
             ).get_concrete_function(
-                tf.TensorSpec((len(self._switches),), "int32")
+                tf.TensorSpec((len(self.indices),), "int32")
             )
 
     def __call__(
@@ -249,6 +253,6 @@ class FormatSetter:
         self._assign(ops.convert_to_tensor(values))
 
     def _assign_all(self, values):
-        indices = ops.unstack(values, len(self._switches))
-        for switch, index in zip(self._switches, indices, strict=True):
-            switch.index.assign(index)
+        values = ops.unstack(values, len(self.indices))
+        for index, value in zip(self.indices, values, strict=True):
+            index.assign(value)

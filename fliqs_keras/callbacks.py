@@ -75,7 +75,9 @@ class FormatSearch(FormatTraining):
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, a
             triple with the weights of the examples, or an iterable of such
-            batches. Not needed by `"reinforce"`.
+            batches, of which no more is read than is used. Where `fit` has a
+            `class_weight`, weights of the examples say it here. Not needed by
+            `"reinforce"`.
         controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
             settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
             `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
@@ -99,7 +101,9 @@ class FormatSearch(FormatTraining):
             to the `Estimate` of what it costs in loss: its `mean` and
             `standard_error`. `None` if the controller does not estimate it.
         history: A dictionary for each step with `cost`, and with `entropy`,
-            `reward` and `baseline` if the controller has them.
+            `reward` and `baseline` if the controller has them. `fit` shows
+            them beside the metrics of the model, unless those have such a
+            name.
 
     Raises:
         ValueError: If a setting is wrong or data is missing. Before the
@@ -292,11 +296,12 @@ def _as_budgets(
 def _controller_config(
     controller: str | ControllerConfig,
 ) -> ControllerConfig:
-    if isinstance(controller, str):
-        if controller not in _CONTROLLERS:
-            raise ValueError(
-                f"Expected `controller` to be one of {sorted(_CONTROLLERS)} "
-                f"or its settings. Received: controller={controller!r}"
-            )
-        return _CONTROLLERS[controller]()
-    return controller
+    if isinstance(controller, ControllerConfig):
+        return controller
+    if not isinstance(controller, str) or controller not in _CONTROLLERS:
+        raise ValueError(
+            f"Expected `controller` to be one of {sorted(_CONTROLLERS)} or "
+            "the settings of one, such as `fliqs_keras.Reinforce()`. "
+            f"Received: controller={controller!r}"
+        )
+    return _CONTROLLERS[controller]()

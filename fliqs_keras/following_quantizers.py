@@ -49,6 +49,9 @@ def _follow_average(
     """
     magnitudes = ops.abs(x)
     largest = ops.max(magnitudes)
+    # A batch that overflowed, as float16 does where the scale of its loss is
+    # yet to be found, tells nothing of those to come.
+    largest = ops.where(ops.isfinite(largest), largest, before)
     average = ops.where(
         before > 0,
         _RANGE_MOMENTUM * before + (1 - _RANGE_MOMENTUM) * largest,

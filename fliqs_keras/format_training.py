@@ -187,8 +187,7 @@ class FormatTraining(keras.callbacks.Callback):
         if self._step >= self._total_steps:
             # Before the model is evaluated, saved or restored.
             self._close_window()
-        if logs is not None:
-            logs.update(record)
+        self._show(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.model.stop_training:
@@ -196,8 +195,12 @@ class FormatTraining(keras.callbacks.Callback):
             self._close_window()
         # What callbacks behind this one save then keeps the target.
         self._stand_on(self._controller.best_choice())
+        self._show(logs)
+
+    def _show(self, logs: dict[str, float] | None) -> None:
         if logs is not None and self.history:
-            logs.update(self.history[-1])
+            # Metrics of the model keep their names.
+            logs.update({**self.history[-1], **logs})
 
     def _bring_state_back(self) -> None:
         """On JAX, has `fit` put its state back into the variables."""

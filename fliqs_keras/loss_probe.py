@@ -1,6 +1,6 @@
 """The losses of formats on fixed data, by forward passes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -28,7 +28,8 @@ class LossProbe:
         model: A compiled model from `fliqs_keras.apply`.
         set_formats: Sets the formats of the model.
         data: A pair of arrays `(inputs, targets)`, a triple with sample
-            weights, or an iterable of such batches, as a `tf.data.Dataset`.
+            weights, or an iterable of such batches, as a `tf.data.Dataset`,
+            which may be endless: no more is read than is used.
 
     Raises:
         ValueError: If the data has no batch, or no targets.
@@ -39,7 +40,8 @@ class LossProbe:
     ):
         self._model = model
         self._set_formats = set_formats
-        self._batches = _batches(data)
+        self._unread = _batches(data)
+        self._batches = [_first(self._unread, data)]
         self._losses = self._example_losses
         is_traced = not model.run_eagerly
         if keras.backend.backend() == "tensorflow" and is_traced:
@@ -63,8 +65,7 @@ class LossProbe:
             whose loss takes no sample weights, and on backends other than
             TensorFlow and JAX, a column is a batch.
         """
-        sizes = [len(keras.tree.flatten(batch)[0]) for batch in self._batches]
-        count = max(1, int(np.sum(np.cumsum(sizes) <= max_examples)))
+        batches = self._read(max_examples)
         state = [
             (variable, ops.convert_to_numpy(variable))
             for variable in [
@@ -72,18 +73,22 @@ class LossProbe:
                 *self._model.metrics_variables,
             ]
         ]
+        switched = {id(index) for index in self._set_formats.indices}
         seeds = [
             (variable, value)
             for variable, value in state
             if not np.issubdtype(value.dtype, np.floating)
+            and id(variable) not in switched
         ]
         rows = []
-        with use_hook(FixedThresholds()):
-            for choice in choices:
-                _restore(seeds)
-                self._set_formats(choice)
-                rows.append([self._losses(b) for b in self._batches[:count]])
-        _restore(state)
+        try:
+            with use_hook(FixedThresholds()):
+                for choice in choices:
+                    _restore(seeds)
+                    self._set_formats(choice)
+                    rows.append([self._losses(batch) for batch in batches])
+        finally:
+            _restore(state)
         return np.array(
             [
                 np.concatenate([ops.convert_to_numpy(part) for part in row])
@@ -91,6 +96,18 @@ class LossProbe:
             ],
             dtype="float64",
         )
+
+    def _read(self, max_examples: float) -> list[tuple]:
+        """Returns the batches of so many examples, one batch at least."""
+        sizes = [_size_of(batch) for batch in self._batches]
+        while sum(sizes) <= max_examples:
+            batch = next(self._unread, None)
+            if batch is None:
+                break
+            self._batches.append(batch)
+            sizes.append(_size_of(batch))
+        count = int(np.sum(np.cumsum(sizes) <= max_examples))
+        return self._batches[: max(1, count)]
 
     def _example_losses(self, batch):
         """Returns the loss of each example, whatever the loss function.
@@ -148,26 +165,42 @@ def _restore(state: Sequence[tuple[keras.Variable, np.ndarray]]) -> None:
         variable.assign(value)
 
 
-def _batches(data: Any) -> list[tuple]:
+def _size_of(batch: tuple) -> int:
+    return len(keras.tree.flatten(batch)[0])
+
+
+def _batches(data: Any) -> Iterator[tuple]:
+    """Yields batches as tensors, each as it is asked for."""
     if isinstance(data, tuple):
-        count = len(keras.tree.flatten(data)[0])
+        count = _size_of(data)
         size = min(_BATCH_SIZE, count) or 1
         # Equal batches weigh the same; what is left over is not used.
-        batches = [
+        batches = (
             keras.tree.map_structure(
                 lambda part, start=start: part[start : start + size], data
             )
             for start in range(0, count - size + 1, size)
-        ]
-    else:
-        # Keras takes lists for pairs, too.
-        batches = [tuple(b) if isinstance(b, list) else b for b in data]
-    if not batches or not all(
-        isinstance(batch, tuple) and len(batch) in (2, 3) for batch in batches
-    ):
-        raise ValueError(
-            "Expected `data` of at least one batch of inputs and targets: a "
-            "pair of arrays, or an iterable of pairs. Received: "
-            f"{type(data).__name__} of {len(batches)} batches"
         )
-    return [keras.tree.map_structure(ops.convert_to_tensor, b) for b in batches]
+    else:
+        batches = iter(data)
+    for batch in batches:
+        # Keras takes lists for pairs, too.
+        batch = tuple(batch) if isinstance(batch, list) else batch
+        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+            parts = f" of {len(batch)}" if isinstance(batch, tuple) else ""
+            raise _wrong_data(f"a batch that is a {type(batch).__name__}{parts}")
+        yield keras.tree.map_structure(ops.convert_to_tensor, batch)
+
+
+def _first(batches: Iterator[tuple], data: Any) -> tuple:
+    batch = next(batches, None)
+    if batch is None:
+        raise _wrong_data(f"{type(data).__name__} of no batch")
+    return batch
+
+
+def _wrong_data(received: str) -> ValueError:
+    return ValueError(
+        "Expected `data` of at least one batch of inputs and targets: a "
+        f"pair of arrays, or an iterable of pairs. Received: {received}"
+    )

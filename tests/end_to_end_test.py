@@ -465,9 +465,10 @@ def test_default_controller_is_the_best_that_the_data_allows(data, expected):
     [
         ({"controller": "sensitivity"}, "training examples"),
         ({"controller": "magic"}, "reinforce"),
+        ({"controller": fliqs_keras.Reinforce}, r"Reinforce\(\)"),
         ({"controller": "reinforce", "activation_delay": 1.0}, "below 1"),
     ],
-    ids=["no_data", "unknown_controller", "no_end_of_the_delay"],
+    ids=["no_data", "unknown_controller", "class", "no_end_of_the_delay"],
 )
 def test_search_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message) as error:

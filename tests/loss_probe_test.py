@@ -188,5 +188,27 @@ def test_data_is_checked(data):
         probe(model, [[0, 0]], data)
 
 
+def test_no_more_is_read_than_is_used():
+    read = []
+
+    def endless():
+        while True:
+            read.append(1)
+            yield make_data(32)
+
+    assert probe(build_model(), [[1, 1]], endless(), 64).shape == (1, 64)
+    assert len(read) == 3
+
+
+def test_model_is_left_as_it_was_by_a_probe_that_fails():
+    model = build_model(dropout=0.5)
+    before = [variable.numpy() for variable in model.variables]
+    x, y = make_data(32)
+    with pytest.raises(Exception, match="(?i)shape|dimension|incompatible"):
+        probe(model, [[0, 0]], [(x, y), (x[:, :5], y)], 64)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))

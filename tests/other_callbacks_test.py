@@ -214,5 +214,18 @@ def test_fixed_formats_of_a_sequence_of_open_length():
     assert {str(f) for f in fixed.assignment.values()} == {"INT4"}
 
 
+def test_metrics_of_the_model_keep_their_names():
+    model = fliqs_keras.apply(build_net(), ["INT4", "INT8"])
+    metric = keras.metrics.SparseCategoricalAccuracy(name="reward")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=[metric], jit_compile=False)
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(("INT4", 1.5), controller="reinforce")
+    shown = model.fit(x, y, epochs=2, verbose=0, callbacks=[search]).history
+    assert 0 <= shown["reward"][-1] <= 1
+    assert search.history[-1]["reward"] < 0
+    assert shown["entropy"][-1] == search.history[-1]["entropy"]
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))

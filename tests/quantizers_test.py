@@ -283,5 +283,23 @@ def test_activation_thresholds_follow_a_moving_average():
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("name", [None, "INT4"], ids=["off", "on"])
+def test_a_batch_that_overflows_is_not_remembered(name, value):
+    quantizer = make_quantizer(ActivationQuantizer)
+    quantizer.set_format(name)
+    x = make_values()
+    overflown = np.where(np.arange(x.size).reshape(x.shape) == 3, value, x)
+    # Nor as the first one.
+    for batch in (overflown, x, overflown, x):
+        quantizer(batch.astype("float32"), training=True)
+    quantizer.set_format("INT4")
+    largest = np.abs(x[:8]).max()
+    np.testing.assert_allclose(quantizer.range, largest, rtol=1e-6)
+    assert rounding_error(x, "INT4", quantizer.thresholds_for(x)[1]) < (
+        1.2 * rounding_error(x, "INT4", largest)
+    )
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
