@@ -1,6 +1,6 @@
 """Formats of all layers, or of each by pattern, as a search space has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fliqs_keras.formats import Format, parse_format
@@ -80,6 +80,13 @@ def parse_by_layer(formats: FormatsByLayer) -> Any:
 def _parse(formats: Formats) -> tuple[Format, ...]:
     if isinstance(formats, str | Format):
         formats = (formats,)
+    if not isinstance(formats, Iterable):
+        raise ValueError(
+            "Expected formats or the names of some. Received: "
+            f"{formats!r}. An assignment with sizes is one of a model that "
+            "has such choices: call `apply` with their search space, and "
+            "`assignment.apply_to` on the model"
+        )
     parsed = tuple(parse_format(f) for f in formats)
     if not parsed:
         raise ValueError(

@@ -187,8 +187,8 @@ def _batches(data: Any) -> Iterator[tuple]:
         # Keras takes lists for pairs, too.
         batch = tuple(batch) if isinstance(batch, list) else batch
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-            parts = f" of {len(batch)}" if isinstance(batch, tuple) else ""
-            raise _wrong_data(f"a batch that is a {type(batch).__name__}{parts}")
+            size = f" of {len(batch)}" if isinstance(batch, tuple) else ""
+            raise _wrong_data(f"a {type(batch).__name__}{size} as a batch")
         yield keras.tree.map_structure(ops.convert_to_tensor, batch)
 
 

@@ -171,8 +171,8 @@ def accuracy_against_cost(
     """Draws accuracy against cost, on a logarithmic axis, a curve a series.
 
     Args:
-        series: For each name, pairs of a cost and an accuracy in percent, or
-            triples with the spread of the accuracy, drawn as a bar.
+        series: For each name, if any, pairs of a cost and an accuracy in
+            percent, or triples with the spread of the accuracy, drawn as a bar.
         cost_unit: Unit of the costs.
         frontiers: Whether a curve joins the best points of its series alone,
             those that none of its cheaper ones equals. Defaults to all.
@@ -216,8 +216,7 @@ def accuracy_against_cost(
         place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         style = {"va": "bottom", "color": "0.5", "fontsize": 7}
         axis.annotate(f"{name} ", (1, accuracy), **place, **style)
-    for name, points in series.items():
-        points = sorted(points)
+    for name, points in ((n, sorted(p)) for n, p in series.items() if p):
         joined = _frontier(points) if frontiers else points
         costs, accuracies, *_ = zip(*joined, strict=True)
         (line,) = axis.plot(costs, accuracies, "-", label=name, marker="o")

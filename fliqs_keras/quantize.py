@@ -251,7 +251,8 @@ def _copy_model(model: keras.Model) -> keras.Model:
                     "Expected layer classes of different names. Received: two "
                     f"classes {name!r}. Register them with Keras, by "
                     "`keras.saving.register_keras_serializable(package)`, or "
-                    "pass `inplace=True`"
+                    "have `fliqs_keras.apply` quantize the model itself, with "
+                    "`inplace=True`"
                 )
     try:
         with keras.saving.custom_object_scope(classes):
@@ -265,7 +266,8 @@ def _copy_model(model: keras.Model) -> keras.Model:
             "Expected a model that can be copied: built anew from its "
             f"`get_config` and `get_build_config`. Received: model "
             f"{model.name!r} ({type(model).__name__}), for which this failed "
-            f"({error}). Pass `inplace=True` to quantize the model itself"
+            f"({error}). Have `fliqs_keras.apply` quantize the model itself, "
+            "with `inplace=True`"
         ) from error
     layers = zip(
         _keras.flatten_layers(model), _keras.flatten_layers(copy), strict=True

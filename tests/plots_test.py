@@ -101,7 +101,7 @@ def test_curves_show_what_the_log_has():
 
 def test_accuracy_against_cost_stands_before_the_paper():
     needs_matplotlib()
-    series = {"searched": [(40.0, 70.0), (30.0, 69.0)]}
+    series = {"searched": [(40.0, 70.0), (30.0, 69.0)], "none yet": []}
     (axis,) = plots.accuracy_against_cost(series, paper_model="resnet18").axes
     assert axis.get_xscale() == "log"
     *faint, curve, _ = axis.lines

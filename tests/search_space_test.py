@@ -244,6 +244,7 @@ def test_assignment_with_inputs_is_a_search_space(name):
             "activations=None",
         ),
         ({"formats": "INT4", "activations": []}, "at least one format"),
+        ({"formats": {"left": "INT4", "width": 16}}, "names of .*: 16.*sizes"),
     ],
     ids=[
         "group_formats",
@@ -253,6 +254,7 @@ def test_assignment_with_inputs_is_a_search_space(name):
         "group_class",
         "shared_float",
         "empty",
+        "size",
     ],
 )
 def test_space_is_refused(space, message):
