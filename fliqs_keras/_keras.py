@@ -13,7 +13,10 @@ import keras
 import numpy as np
 from keras.src.backend import AutocastScope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
-from keras.src.models.functional import Functional
+from keras.src.models.functional import (
+    Functional,
+    functional_like_constructor,
+)
 
 Tensor = Any
 
@@ -75,6 +78,25 @@ def holds_layers_openly(layer: keras.layers.Layer) -> bool:
     return type(layer) in (keras.Sequential, Functional)
 
 
+def has_graph(layer: keras.layers.Layer) -> bool:
+    """Whether it is a model that runs a graph of layers.
+
+    It is functional or sequential. Its class may be one of its own, as for
+    another `train_step`, unless that has another `call`.
+    """
+    return type(layer).call in (Functional.call, keras.Sequential.call)
+
+
+def is_made_of_layers(model: keras.Model) -> bool:
+    """Whether a model with a graph is made by its layers alone.
+
+    A constructor of its own may take what the layers do not say.
+    """
+    return functional_like_constructor(type(model)) or isinstance(
+        model, keras.Sequential
+    )
+
+
 @contextlib.contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
     """Lets sublayers be added to a layer that is built already."""
@@ -130,16 +152,16 @@ def graph_calls(
 ) -> tuple[list[GraphCall], set[int]] | None:
     """Returns the calls in the graph of a model, in order.
 
-    Models that stand in it as layers, and hold theirs openly, are taken apart.
+    Models that stand in it as layers, and have a graph, are taken apart.
 
     Args:
         model: The model.
 
     Returns:
         The calls, and the numbers of the tensors that the model returns; or
-        `None` if it is no functional or sequential model.
+        `None` if it has no graph.
     """
-    if not holds_layers_openly(model):
+    if not has_graph(model):
         return None
     reader = _GraphReader()
     inputs = [next(reader.numbers) for _ in model.inputs]
@@ -172,7 +194,7 @@ class _GraphReader:
 
     def _read_node(self, node: Any) -> None:
         inputs = self._get(node.input_tensors)
-        if holds_layers_openly(node.operation):
+        if has_graph(node.operation):
             outputs = self.read_model(node.operation, inputs)
         else:
             outputs = [next(self.numbers) for _ in node.outputs]

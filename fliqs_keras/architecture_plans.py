@@ -84,13 +84,20 @@ def plan_sizes(
     if not choices:
         return {}
     for place in places:
-        if _keras.holds_layers_openly(place.layer):
+        if _keras.has_graph(place.layer):
             raise ValueError(
                 "Expected a model without models in it, to choose sizes of. "
                 f"Received: model {model.name!r}, with {place.path!r} in it. "
                 "Call the layers of that on the tensors of the outer one"
             )
     planner = _Planner(model, places, {id(layer) for layer in quantized})
+    if not _keras.is_made_of_layers(model):
+        raise ValueError(
+            "Expected a model that can be built anew from smaller layers, to "
+            f"choose sizes of. Received: model {model.name!r} of class "
+            f"{type(model).__name__}, which has a constructor of its own. "
+            "Call `keras.Model(model.inputs, model.outputs)`, and pass that"
+        )
     for choice in choices:
         planner.plan(choice)
     planner.mask_channels()

@@ -111,6 +111,40 @@ def test_functional_and_sequential_models_hold_layers_openly():
     assert not _keras.holds_layers_openly(layers.MultiHeadAttention(1, 1))
 
 
+class Own(keras.Model):
+    pass
+
+
+class OwnCall(keras.Model):
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+class OwnConstructor(keras.Model):
+    def __init__(self, x):
+        super().__init__(x, layers.Dense(1)(x))
+
+
+def test_a_class_of_ones_own_has_a_graph_unless_it_has_another_call():
+    x = keras.Input((2,))
+    y = layers.Dense(1)(x)
+    assert _keras.has_graph(keras.Model(x, y))
+    assert _keras.has_graph(keras.Sequential([x, layers.Dense(1)]))
+    assert _keras.has_graph(Own(x, y))
+    assert _keras.has_graph(OwnConstructor(x))
+    assert not _keras.has_graph(OwnCall(x, y))
+    assert not _keras.has_graph(layers.Dense(1))
+
+
+def test_what_makes_a_model_is_its_layers_or_a_constructor_of_its_own():
+    x = keras.Input((2,))
+    y = layers.Dense(1)(x)
+    assert _keras.is_made_of_layers(keras.Model(x, y))
+    assert _keras.is_made_of_layers(keras.Sequential())
+    assert _keras.is_made_of_layers(Own(x, y))
+    assert not _keras.is_made_of_layers(OwnConstructor(x))
+
+
 def test_calls_of_a_graph_in_order():
     x = keras.Input((4,))
     inner_input = keras.Input((4,))

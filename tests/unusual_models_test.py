@@ -357,5 +357,85 @@ def test_layers_that_are_never_trained_need_calibration(controller):
                 fit()
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnStep(keras.Model):
+    """As those who write another `train_step` make functional models."""
+
+    def train_step(self, *args, **kwargs):
+        return super().train_step(*args, **kwargs)
+
+
+class OwnConstructor(OwnStep):
+    def __init__(self, units):
+        inputs = keras.Input((4,))
+        x = layers.Dense(units, name="wide")(inputs)
+        super().__init__(inputs, layers.Dense(2, name="head")(x))
+
+
+def build_branches(model_class):
+    inputs = keras.Input((4,))
+    x = layers.Dense(8, activation="relu", name="left")(inputs)
+    y = layers.Dense(8, name="right")(inputs)
+    outputs = layers.Dense(2, name="head")(layers.Add(name="sum")([x, y]))
+    keras.utils.set_random_seed(0)
+    return keras.models.clone_model(model_class(inputs, outputs))
+
+
+@pytest.mark.parametrize(
+    "space, every_tensor",
+    [
+        (["INT4", "INT8"], "INT8"),
+        (fliqs_keras.SearchSpace(["INT4", "INT8"], shared_inputs=True), None),
+        (
+            fliqs_keras.SearchSpace(
+                ["INT4", "INT8"],
+                architecture=fliqs_keras.nas.Width("left", [4, 8]),
+            ),
+            None,
+        ),
+    ],
+    ids=["every_tensor", "shared_inputs", "sizes"],
+)
+def test_a_functional_model_of_ones_own_class_has_a_graph(
+    space, every_tensor, tmp_path
+):
+    plain, own = (
+        fliqs_keras.apply(build_branches(c), space, every_tensor=every_tensor)
+        for c in (keras.Model, OwnStep)
+    )
+    assert isinstance(own, OwnStep)
+    own.set_weights(plain.get_weights())
+    fliqs_keras.calibrate(plain, X)
+    fliqs_keras.calibrate(own, X)
+    peaks = [fliqs_keras.ActivationBytes()(model) for model in (plain, own)]
+    assert peaks[0] == peaks[1] > 0
+    np.testing.assert_array_equal(own(X), plain(X))
+    assignment = fliqs_keras.FormatAssignment.from_model(plain)
+    assert fliqs_keras.FormatAssignment.from_model(own) == assignment
+    own.save(tmp_path / "own.keras")
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    assert isinstance(loaded, OwnStep)
+    np.testing.assert_array_equal(loaded(X), own(X))
+    if "left:width" in assignment:
+        small = dict(assignment) | {"left:width": 4}
+        fliqs_keras.FormatAssignment(small).apply_to(own)
+        extracted = fliqs_keras.nas.extract(own)
+        assert isinstance(extracted, OwnStep)
+        np.testing.assert_allclose(extracted(X), own(X), rtol=1e-5)
+
+
+def test_sizes_of_a_class_with_a_constructor_of_its_own_are_refused():
+    width = fliqs_keras.nas.Width("wide", [4, 8])
+    space = fliqs_keras.SearchSpace(["INT8"], architecture=width)
+    model = OwnConstructor(8)
+    with pytest.raises(ValueError, match="of class OwnConstructor"):
+        fliqs_keras.apply(model, space, inplace=True)
+    model = keras.Model(model.inputs, model.outputs)
+    names = fliqs_keras.FormatAssignment.from_model(
+        fliqs_keras.apply(model, space)
+    )
+    assert names["wide:width"] == 8
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
