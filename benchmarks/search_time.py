@@ -69,7 +69,7 @@ def measure(
         Seconds of processor time of a training in float (median), and ratios:
         median, least and largest of the rounds.
     """
-    shape = dataset.x_train.shape[1:]
+    shape = dataset.image_shape
     if network in models.MODELS:
         classes = dataset.num_classes
         build = functools.partial(models.build, network, shape, classes)

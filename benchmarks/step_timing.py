@@ -1,5 +1,6 @@
 """Ways to train, timed in turns, and their peak memory."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -211,7 +212,9 @@ def environment() -> dict[str, str]:
     """Returns the versions and the machine that figures belong to."""
     return {
         "python": platform.python_version(),
-        "keras": keras.__version__,
+        "fliqs_keras": fliqs_keras.__version__,
+        "keras": keras.version(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
         "backend": keras.backend.backend(),
         "machine": platform.machine(),
         "system": platform.system(),

@@ -134,7 +134,7 @@ def build_network(
 ) -> keras.Model:
     """Returns the float network, not trained."""
     return models.build(
-        config["network"], dataset.x_train.shape[1:], dataset.num_classes
+        config["network"], dataset.image_shape, dataset.num_classes
     )
 
 

@@ -1,5 +1,7 @@
 """Searches the number format of every layer of a Keras model in one fit."""
 
+__version__ = "0.1.0"
+
 from fliqs_keras.formats import FloatFormat as FloatFormat
 from fliqs_keras.formats import Format as Format
 from fliqs_keras.formats import IntFormat as IntFormat

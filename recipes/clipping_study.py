@@ -20,6 +20,7 @@ from recipes import (
     dataset_flags,
     models,
     network_flags,
+    training,
     training_flags,
 )
 
@@ -87,25 +88,14 @@ def render(clipping: Clipping) -> str:
 
 def main(_):
     keras.utils.set_random_seed(0)
-    dataset = data.load(
-        dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-    )
+    dataset = data.in_memory(dataset_flags.settings())
     model = models.build(
         network_flags.NETWORK.value,
-        dataset.x_train.shape[1:],
+        dataset.image_shape,
         dataset.num_classes,
     )
-    model.compile(
-        keras.optimizers.Adam(training_flags.LEARNING_RATE.value),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    model.fit(
-        dataset.x_train,
-        dataset.y_train,
-        batch_size=training_flags.BATCH_SIZE.value,
-        epochs=training_flags.EPOCHS.value,
-        verbose=0,
-    )
+    config = training_flags.settings() | {"verbose": 0}
+    training.fit(model, dataset, config)
     print(render(measure(model)))
 
 

@@ -45,8 +45,8 @@ class Dataset:
         """
         return {"x": self.x_train, "y": self.y_train, "batch_size": batch_size}
 
-    def examples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first training examples."""
+    def examples(self, count: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first training examples, on which formats compare."""
         return self.x_train[:count], self.y_train[:count]
 
     def test_batches(
@@ -76,8 +76,10 @@ def from_config(config: Mapping[str, Any]) -> AnyDataset:
         ValueError: If a setting is wrong or the data is not to be had.
     """
     name = config["dataset"]
-    if name in ("digits", "fashion_mnist"):
-        return load(name, config.get("idx_folder"))
+    if name == "digits":
+        return _load_digits()
+    if name == "fashion_mnist":
+        return _load_fashion_mnist(config.get("idx_folder"))
     options = {
         "size": config.get("image_size"),
         "augmentation": config.get("augmentation"),
@@ -108,14 +110,23 @@ def load(name: str, idx_folder: str | os.PathLike | None = None) -> Dataset:
         ValueError: If the name is unknown, or the data is not to be had or
             too large.
     """
-    if name == "digits":
-        return _load_digits()
-    if name == "fashion_mnist":
-        return _load_fashion_mnist(idx_folder)
-    return _in_memory(name, image_sources.open_tfds(name))
+    return in_memory({"dataset": name, "idx_folder": idx_folder})
 
 
-def _in_memory(name: str, images: image_data.ImageDataset) -> Dataset:
+def in_memory(config: Mapping[str, Any]) -> Dataset:
+    """Loads the data that a configuration names into memory.
+
+    Args:
+        config: As for `from_config`.
+
+    Raises:
+        ValueError: If a setting is wrong, or the data is not to be had or too
+            large.
+    """
+    images = from_config(config)
+    if isinstance(images, Dataset):
+        return images
+    name = config["dataset"]
     count = images.train.size + images.test.size
     needed = 4 * count * int(np.prod(images.image_shape))
     if needed > _BYTES_IN_MEMORY:

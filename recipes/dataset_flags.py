@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from recipes import augmentation, data
+from recipes import data
 
 DATASET = flags.DEFINE_string(
     "dataset",
@@ -35,24 +35,15 @@ _IMAGE_SIZE = flags.DEFINE_integer(
     "where they differ. Not for digits and fashion_mnist.",
     lower_bound=8,
 )
-_AUGMENTATION = flags.DEFINE_enum(
-    "augmentation",
-    None,
-    augmentation.AUGMENTATIONS,
-    "How training images vary. Defaults to what is usual for the set.",
-)
-
-_ALL = (
-    DATASET,
-    IDX_FOLDER,
-    _DATA_DIR,
-    _DOWNLOAD,
-    _IMAGE_FOLDER,
-    _IMAGE_SIZE,
-    _AUGMENTATION,
-)
+_WHICH = (DATASET, _IMAGE_FOLDER, _IMAGE_SIZE)
+_WHERE = (IDX_FOLDER, _DATA_DIR, _DOWNLOAD)
 
 
 def settings() -> dict[str, Any]:
     """Returns what the flags say, for `data.from_config`."""
-    return {flag.name: flag.value for flag in _ALL}
+    return {flag.name: flag.value for flag in (*_WHICH, *_WHERE)}
+
+
+def which() -> dict[str, Any]:
+    """Returns the settings that results depend on: not where the data lies."""
+    return {flag.name: flag.value for flag in _WHICH}

@@ -10,7 +10,13 @@ import keras
 import numpy as np
 
 import fliqs_keras
-from recipes import command_line, data, dataset_flags, training, workdir_flags
+from recipes import (
+    augmentation_flags,
+    command_line,
+    data,
+    training,
+    workdir_flags,
+)
 
 
 def run(workdir: pathlib.Path, dataset: data.AnyDataset) -> dict[str, float]:
@@ -50,7 +56,7 @@ def run(workdir: pathlib.Path, dataset: data.AnyDataset) -> dict[str, float]:
 
 
 def main(_):
-    dataset = data.from_config(dataset_flags.settings())
+    dataset = data.from_config(augmentation_flags.settings())
     found = run(pathlib.Path(workdir_flags.WORKDIR.value), dataset)
     print(f"Keras            {found['accuracy_keras']:.4f}")
     print(f"LiteRT           {found['accuracy_tflite']:.4f}")

@@ -13,7 +13,7 @@ import keras
 from absl import flags
 
 import fliqs_keras
-from recipes import command_line, data, dataset_flags, workdir_flags
+from recipes import augmentation_flags, command_line, data, workdir_flags
 
 _FILE_FORMAT = flags.DEFINE_enum(
     "file_format", "tflite", ["tflite", "onnx"], "What to write."
@@ -83,7 +83,7 @@ def main(_):
         "integer_io": _INTEGER_IO.value,
         "weight_storage": _STORAGE.value,
     }
-    dataset = data.from_config(dataset_flags.settings())
+    dataset = data.from_config(augmentation_flags.settings())
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     print(run(workdir, dataset, _FILE_FORMAT.value, **options))
 

@@ -51,9 +51,9 @@ def run(config: dict[str, Any]) -> list[dict[str, Any]]:
         A row for each assignment, mode and storage of weights.
     """
     keras.utils.set_random_seed(0)
-    dataset = data.load(config["dataset"], config["idx_folder"])
+    dataset = data.in_memory(config)
     float_model = models.build(
-        config["network"], dataset.x_train.shape[1:], dataset.num_classes
+        config["network"], dataset.image_shape, dataset.num_classes
     )
     _fit(float_model, dataset, 3e-3, config["float_epochs"])
     rows = []
@@ -145,8 +145,7 @@ def main(_):
     table = render(
         run(
             {
-                "dataset": dataset_flags.DATASET.value,
-                "idx_folder": dataset_flags.IDX_FOLDER.value,
+                **dataset_flags.settings(),
                 "network": network_flags.NETWORK.value,
                 "float_epochs": _FLOAT_EPOCHS.value,
                 "quantized_epochs": _QUANTIZED_EPOCHS.value,

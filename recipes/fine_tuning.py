@@ -42,7 +42,6 @@ METHODS = {
     "scratch_short": "searched from scratch, as long as that",
     "scratch_long": "searched from scratch, as long as both",
 }
-_PROBED = 1024
 
 _FIRST = flags.DEFINE_integer(
     "first_epochs", 4, "Epochs of the float network.", lower_bound=1
@@ -60,8 +59,8 @@ class Comparison:
     """Does the trainings that a work folder does not hold yet.
 
     Args:
-        config: `network`, `epochs`, `first_epochs`, `batch_size`,
-            `learning_rate` and `rate_factor`.
+        config: `network`, `first_epochs`, `rate_factor`, and settings for
+            `training.compile_classifier`.
         dataset: The data.
         workdir: Folder for the results.
 
@@ -83,7 +82,7 @@ class Comparison:
         self._build = functools.partial(
             models.build,
             config["network"],
-            dataset.x_train.shape[1:],
+            dataset.image_shape,
             dataset.num_classes,
         )
 
@@ -101,7 +100,7 @@ class Comparison:
         weights = self._workdir / f"float_{seed}.weights.h5"
         if method == "float":
             model = self._training(method)(seed)
-            few = self._dataset.x_train[:_PROBED]
+            few, _ = self._dataset.examples()
             fliqs_keras.recalibrate_batch_norm(model, few)
             model.save_weights(weights)
         else:
@@ -110,9 +109,8 @@ class Comparison:
                 float_model = self._build()
                 float_model.load_weights(weights)
                 initial = float_model.get_weights()
-            x, y = self._dataset.x_train, self._dataset.y_train
             search = fliqs_keras.FormatSearch(
-                BUDGET, data=(x[:_PROBED], y[:_PROBED]), seed=seed
+                BUDGET, data=self._dataset.examples(), seed=seed
             )
             model = self._training(method)(seed, [search], initial)
         accuracy = training.accuracy(model, self._dataset)
@@ -164,15 +162,13 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
 
 def main(_):
     config = {
-        "dataset": dataset_flags.DATASET.value,
+        **dataset_flags.which(),
         "network": network_flags.NETWORK.value,
-        "epochs": training_flags.EPOCHS.value,
+        **training_flags.settings(),
         "first_epochs": _FIRST.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
         "rate_factor": _FACTOR.value,
     }
-    dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
+    dataset = data.in_memory(dataset_flags.settings())
     comparison = Comparison(
         config, dataset, pathlib.Path(workdir_flags.WORKDIR.value)
     )

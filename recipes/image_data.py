@@ -92,7 +92,7 @@ class ImageDataset:
         steps = -(-self.train.size // batch_size)
         return {"x": batches, "steps_per_epoch": steps, "shuffle": False}
 
-    def examples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, count: int = 1024) -> tuple[np.ndarray, np.ndarray]:
         """Returns training examples without augmentation.
 
         Args:

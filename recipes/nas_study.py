@@ -44,7 +44,6 @@ _OF_A_FORMAT = ("uniform", "architecture")
 # How much the architecture may cost in the widest format, searched first, as
 # a multiple of the budget that the formats then have to meet.
 _TURN_FACTOR = 2.0
-_PROBED = 1024
 
 _METHODS = flags.DEFINE_multi_enum(
     "method", list(METHODS), list(METHODS), "What is searched"
@@ -94,7 +93,7 @@ class Trainer:
 
     Args:
         dataset: The data.
-        config: `epochs`, `batch_size` and `learning_rate`.
+        config: Settings for `training.compile_classifier`.
     """
 
     def __init__(self, dataset: data.Dataset, config: Mapping[str, Any]):
@@ -177,9 +176,8 @@ class Trainer:
         return train(run.seed, [self._callback(run, target)])
 
     def _callback(self, run, target):
-        x, y = self._dataset.x_train, self._dataset.y_train
         return fliqs_keras.FormatSearch(
-            target, data=(x[:_PROBED], y[:_PROBED]), seed=run.seed
+            target, data=self._dataset.examples(), seed=run.seed
         )
 
     def _new_training(self, width, formats, epochs=None):
@@ -200,7 +198,7 @@ class Trainer:
         )
 
     def _build(self, width):
-        shape = self._dataset.x_train.shape[1:], self._dataset.num_classes
+        shape = self._dataset.image_shape, self._dataset.num_classes
         if width is None:
             return SMALL_MOBILE_NET.build_largest(*shape)
         return SMALL_MOBILE_NET.build(*shape, width)
@@ -215,8 +213,7 @@ def run(
     """Does the runs that the work folder does not hold yet.
 
     Args:
-        config: `dataset`, `train_size`, `epochs`, `batch_size` and
-            `learning_rate`.
+        config: What `Trainer` takes, `train_size`, and which data it is.
         dataset: The data.
         runs: The runs.
         workdir: Folder for the results. It may hold others of the same
@@ -271,17 +268,15 @@ def draw(workdir: pathlib.Path) -> str:
 def main(_):
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     config = {
-        "dataset": dataset_flags.DATASET.value,
+        **dataset_flags.which(),
         "train_size": _TRAIN_SIZE.value,
-        "epochs": training_flags.EPOCHS.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
+        **training_flags.settings(),
     }
     runs = list_runs(
         _METHODS.value, _BUDGETS.value, seeds_flags.NUM_SEEDS.value
     )
     if not draw_flags.DRAW_ONLY.value:
-        dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
+        dataset = data.in_memory(dataset_flags.settings())
         run(config, dataset, list(runs), workdir)
     print(draw(workdir))
 

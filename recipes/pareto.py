@@ -54,7 +54,6 @@ UNIFORM = {
     "fliqs_l": ("INT4", "INT5", "INT6", "INT8"),
     "fliqs_l_float": ("E2M1", "E2M2", "E3M2", "E4M3"),
 }
-_PROBED = 1024
 
 _WIDTHS = flags.DEFINE_multi_float(
     "width", [0.5, 1.0, 2.0], "Width of the network", 0.01
@@ -120,7 +119,7 @@ class Trainer:
 
     Args:
         dataset: The data.
-        config: `network`, `epochs`, `batch_size` and `learning_rate`.
+        config: `network`, and settings for `training.compile_classifier`.
     """
 
     def __init__(self, dataset: data.Dataset, config: Mapping[str, Any]):
@@ -135,7 +134,7 @@ class Trainer:
         model = self._training(run)(run.seed, callbacks)
         if run.method == "float":
             # As the callbacks do: moving averages lag where steps are few.
-            few = self._dataset.x_train[:_PROBED]
+            few, _ = self._dataset.examples()
             fliqs_keras.recalibrate_batch_norm(model, few)
         result = {
             **dataclasses.asdict(run),
@@ -153,9 +152,8 @@ class Trainer:
             model = self._training(run).model
             names = fliqs_keras.FormatAssignment.from_model(model)
             return fliqs_keras.FixedFormats(dict.fromkeys(names, run.budget[0]))
-        x, y = self._dataset.x_train, self._dataset.y_train
         return fliqs_keras.FormatSearch(
-            run.budget, data=(x[:_PROBED], y[:_PROBED]), seed=run.seed
+            run.budget, data=self._dataset.examples(), seed=run.seed
         )
 
     def _training(self, run: Run) -> RepeatedTraining:
@@ -165,7 +163,7 @@ class Trainer:
                 functools.partial(
                     models.build,
                     self._config["network"],
-                    self._dataset.x_train.shape[1:],
+                    self._dataset.image_shape,
                     self._dataset.num_classes,
                     run.width,
                 ),
@@ -185,8 +183,7 @@ def run(
     """Does the runs that the work folder does not hold yet.
 
     Args:
-        config: `dataset`, `network`, `epochs`, `batch_size` and
-            `learning_rate`.
+        config: What `Trainer` takes, and which data it is.
         dataset: The data.
         runs: The runs.
         workdir: Folder for the results. It may hold others of the same
@@ -235,11 +232,9 @@ def draw(workdir: pathlib.Path) -> str:
 def main(_):
     workdir = pathlib.Path(workdir_flags.WORKDIR.value)
     config = {
-        "dataset": dataset_flags.DATASET.value,
+        **dataset_flags.which(),
         "network": network_flags.NETWORK.value,
-        "epochs": training_flags.EPOCHS.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
+        **training_flags.settings(),
     }
     runs = list_runs(
         _WIDTHS.value,
@@ -248,7 +243,7 @@ def main(_):
         seeds_flags.NUM_SEEDS.value,
     )
     if not draw_flags.DRAW_ONLY.value:
-        dataset = data.load(config["dataset"], dataset_flags.IDX_FOLDER.value)
+        dataset = data.in_memory(dataset_flags.settings())
         run(config, dataset, list(runs), workdir)
     print(draw(workdir))
 

@@ -20,7 +20,7 @@ class RepeatedTraining:
     Args:
         build: Returns the float network, with new weights.
         dataset: The data.
-        config: `batch_size`, `epochs` and `learning_rate`.
+        config: Settings for `training.compile_classifier`.
         space: A search space, to quantize the network. Defaults to `None`:
             it is trained in float.
         jit_compile: Whether XLA compiles a step, which takes longer than to

@@ -19,9 +19,9 @@ from absl import flags
 
 import fliqs_keras
 from recipes import (
+    augmentation_flags,
     command_line,
     data,
-    dataset_flags,
     model_flags,
     models,
     preset_flags,
@@ -75,7 +75,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         config.get("pretrained", False),
     )
     quantized = fliqs_keras.apply(float_model, config["formats"])
-    examples = dataset.examples(1024)
+    examples = dataset.examples()
     search = fliqs_keras.FormatSearch(
         (config["target_format"], config["target_factor"]),
         data=examples,
@@ -160,17 +160,14 @@ def settings() -> dict[str, Any]:
     """Returns the configuration that the flags say."""
     preset_flags.use()
     return {
-        **dataset_flags.settings(),
+        **augmentation_flags.settings(),
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "formats": _FORMATS.value,
         "target_format": _TARGET_FORMAT.value or _FORMATS.value[0],
         "target_factor": _TARGET_FACTOR.value,
         "controller": _CONTROLLER.value,
-        "epochs": training_flags.EPOCHS.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
-        "optimizer": training_flags.OPTIMIZER.value,
+        **training_flags.settings(),
         "seed": model_flags.SEED.value,
     }
 

@@ -67,9 +67,12 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> Estimates:
         )
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
-    dataset = data.load(config["dataset"], config["idx_folder"])
+    dataset = data.in_memory(config)
     model = models.load(
-        config["model"], dataset.x_train.shape[1:], dataset.num_classes
+        config["model"],
+        dataset.image_shape,
+        dataset.num_classes,
+        config.get("pretrained", False),
     )
     model = fliqs_keras.apply(model, formats)
     steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
@@ -126,13 +129,11 @@ def render(estimates: Estimates) -> str:
 
 def main(_):
     config = {
-        "dataset": dataset_flags.DATASET.value,
-        "idx_folder": dataset_flags.IDX_FOLDER.value,
+        **dataset_flags.settings(),
         "model": model_flags.MODEL.value,
+        "pretrained": model_flags.PRETRAINED.value,
         "measured_formats": _FORMATS.value,
-        "epochs": training_flags.EPOCHS.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
+        **training_flags.settings(),
         "seed": model_flags.SEED.value,
     }
     print(render(run(config, pathlib.Path(workdir_flags.WORKDIR.value))))

@@ -11,9 +11,9 @@ at once with `--table_only`, it prints a table.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -27,8 +27,11 @@ from recipes import (
     dataset_flags,
     models,
     study_table,
+    training,
     training_flags,
 )
+from recipes.repeated_training import RepeatedTraining
+from recipes.result_lines import ResultLines
 from recipes.rival_assignments import draw_assignment, widen_by_hand
 from recipes.study_runs import SPACES, Run, list_runs
 
@@ -48,7 +51,6 @@ ABLATIONS = {
 }
 _RANDOM_TRIALS = 4
 _HELD_OUT = 5000
-_PROBED = 1024
 
 _RESULTS = flags.DEFINE_string(
     "results", "runs/study.jsonl", "File that results are added to."
@@ -89,22 +91,13 @@ _TABLE_ONLY = flags.DEFINE_bool(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all runs of a study share."""
-
-    dataset: str = "fashion_mnist"
-    epochs: int = 1
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-
-
 class Study:
     """Runs what a file of results does not hold yet.
 
     Args:
         dataset: The data.
-        settings: What all runs share.
+        settings: What all runs share: settings for
+            `training.compile_classifier`, and which data it is.
         path: The file of results.
 
     Raises:
@@ -112,76 +105,74 @@ class Study:
     """
 
     def __init__(
-        self, dataset: data.Dataset, settings: Settings, path: pathlib.Path
+        self,
+        dataset: data.Dataset,
+        settings: Mapping[str, Any],
+        path: pathlib.Path,
     ):
-        self._settings = settings
-        self._path = path
+        # A setting that is not given may not have been there yet.
+        self._settings = {k: v for k, v in settings.items() if v is not None}
         held_out = min(_HELD_OUT, len(dataset.x_train) // 10)
-        self._train = dataset.x_train[held_out:], dataset.y_train[held_out:]
-        self._held_out = dataset.x_train[:held_out], dataset.y_train[:held_out]
-        self._test = dataset.x_test, dataset.y_test
-        self._num_classes = dataset.num_classes
-        self._results = read_results(path)
-        expected = dataclasses.asdict(settings)
-        for result in self._results:
-            if result["settings"] != expected:
+        self._held_out = dataclasses.replace(
+            dataset,
+            x_test=dataset.x_train[:held_out],
+            y_test=dataset.y_train[:held_out],
+        )
+        self._dataset = dataclasses.replace(
+            dataset,
+            x_train=dataset.x_train[held_out:],
+            y_train=dataset.y_train[held_out:],
+        )
+        self._lines = ResultLines(path)
+        for result in self._lines.results:
+            if result["settings"] != self._settings:
                 raise ValueError(
-                    f"Expected results of settings {expected} in {str(path)!r}"
-                    f". Received: {result['settings']}. Choose another "
-                    "--results"
+                    f"Expected results of settings {self._settings} in "
+                    f"{str(path)!r}. Received: {result['settings']}. Choose "
+                    "another --results"
                 )
 
-    def do(self, run: Run) -> dict[str, Any] | None:
-        """Does a run and writes its result, unless it is there already.
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All results that the file holds."""
+        return self._lines.results
 
-        Returns:
-            The result, or `None` if it was there.
+    def complete(self, runs: Iterable[Run]) -> None:
+        """Does the runs whose results are not there yet, and writes these.
+
+        Raises:
+            ValueError: If a run needs the result of one that is not there.
         """
-        if self._find(run) is not None:
-            return None
+        self._lines.complete(runs, self._do)
+
+    def _do(self, run: Run) -> dict[str, Any]:
         methods = {
             "uniform": self._uniform,
-            "sensitivity": self._search,
-            "reinforce": self._search,
             "by_hand": self._by_hand,
             "random": self._random,
             "from_scratch": self._from_scratch,
-            **dict.fromkeys(ABLATIONS, self._search),
         }
-        model = self._model(run.network, run.space, run.start)
-        result = {
+        return {
             **dataclasses.asdict(run),
-            **methods[run.method](run, model),
-            "settings": dataclasses.asdict(self._settings),
+            **methods.get(run.method, self._search)(run),
+            "settings": self._settings,
         }
-        # As it will be read: budgets are lists, for one.
-        result = json.loads(json.dumps(result))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        self._results.append(result)
-        return result
 
-    def _find(self, run: Run) -> dict[str, Any] | None:
-        wanted = json.loads(json.dumps(dataclasses.asdict(run)))
-        for result in self._results:
-            if all(result.get(k, "scratch") == v for k, v in wanted.items()):
-                return result
-        return None
-
-    def _uniform(self, run: Run, model: keras.Model):
+    def _uniform(self, run: Run):
+        model = self._training(run).model
         names = fliqs_keras.FormatAssignment.from_model(model)
-        assignment = dict.fromkeys(names, run.budget[0])
-        return self._train_fixed(run, model, assignment)
+        return self._train_fixed(run, dict.fromkeys(names, run.budget[0]))
 
-    def _by_hand(self, run: Run, model: keras.Model):
+    def _by_hand(self, run: Run):
+        model = self._training(run).model
         assignment = widen_by_hand(
             model, SPACES[run.space], run.budget[0], target_of(model, run)
         )
-        return self._train_fixed(run, model, assignment)
+        return self._train_fixed(run, assignment)
 
-    def _from_scratch(self, run: Run, model: keras.Model):
-        search = self._find(dataclasses.replace(run, method="sensitivity"))
+    def _from_scratch(self, run: Run):
+        wanted = dataclasses.replace(run, method="sensitivity")
+        search = self._lines.find(dataclasses.asdict(wanted))
         if search is None:
             raise ValueError(
                 "Expected the search whose formats are trained from scratch. "
@@ -190,123 +181,88 @@ class Study:
             )
         # Other weights than the search began with, or it would be repeated;
         # from a float network, another one.
-        return self._train_fixed(
-            dataclasses.replace(run, seed=run.seed + 1000),
-            model,
-            search["assignment"],
-        )
+        other = dataclasses.replace(run, seed=run.seed + 1000)
+        return self._train_fixed(other, search["assignment"])
 
-    def _random(self, run: Run, model: keras.Model):
+    def _random(self, run: Run):
+        model = self._training(run).model
         generator = np.random.default_rng(run.seed)
         trials = []
         for trial in range(_RANDOM_TRIALS):
             seed = run.seed + 2000 + 100 * trial
-            trials.append(
-                self._train_fixed(
-                    dataclasses.replace(run, seed=seed),
-                    model,
-                    draw_assignment(
-                        model,
-                        SPACES[run.space],
-                        target_of(model, run),
-                        generator,
-                    ),
-                )
+            assignment = draw_assignment(
+                model, SPACES[run.space], target_of(model, run), generator
             )
+            other = dataclasses.replace(run, seed=seed)
+            trials.append(self._train_fixed(other, assignment))
         return max(trials, key=lambda trial: trial["held_out_accuracy"])
 
-    def _search(self, run: Run, model: keras.Model):
-        x, y = self._train
+    def _search(self, run: Run):
         search = fliqs_keras.FormatSearch(
             run.budget,
-            data=(x[:_PROBED], y[:_PROBED]),
+            data=self._dataset.examples(),
             controller=ABLATIONS.get(run.method, run.method),
             seed=run.seed,
         )
-        return self._fit(run, model, search)
+        return self._fit(run, search)
 
-    def _train_fixed(self, run, model, assignment):
-        fixed = fliqs_keras.FixedFormats(assignment)
-        return self._fit(run, model, fixed)
+    def _train_fixed(self, run: Run, assignment: Mapping[str, Any]):
+        return self._fit(run, fliqs_keras.FixedFormats(assignment))
 
-    def _fit(self, run, model, callback) -> dict[str, Any]:
-        self._reset(model, run)
+    def _fit(
+        self, run: Run, callback: keras.callbacks.Callback
+    ) -> dict[str, Any]:
+        weights = None
+        if run.start == "float":
+            weights = self._float_weights(run.network, run.seed)
         start = time.perf_counter()
-        model.fit(
-            *self._train,
-            batch_size=self._settings.batch_size,
-            epochs=self._settings.epochs,
-            callbacks=[callback],
-            verbose=0,
-        )
+        model = self._training(run)(run.seed, [callback], weights)
         seconds = time.perf_counter() - start
-        _, accuracy = model.evaluate(*self._test, batch_size=500, verbose=0)
-        _, held_out = model.evaluate(*self._held_out, batch_size=500, verbose=0)
         assignment = fliqs_keras.FormatAssignment.from_model(model)
-        cost = fliqs_keras.BitOps()
         return {
-            "accuracy": round(accuracy, 5),
-            "held_out_accuracy": round(held_out, 5),
-            "cost": cost(model),
+            "accuracy": round(training.accuracy(model, self._dataset), 5),
+            "held_out_accuracy": round(
+                training.accuracy(model, self._held_out), 5
+            ),
+            "cost": fliqs_keras.BitOps()(model),
             "target": target_of(model, run),
             "seconds": round(seconds, 2),
             "assignment": {k: v.name for k, v in assignment.items()},
         }
 
+    def _training(self, run: Run) -> RepeatedTraining:
+        return self._trained_from(run.network, run.space, run.start)
+
+    # Runs that share a model are done side by side.
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _model(self, network: str, space: str, start: str) -> keras.Model:
-        """Returns a compiled model; its weights are set anew for each run."""
-        model = fliqs_keras.apply(self._build(network), SPACES[space])
-        rate = self._settings.learning_rate
-        self._compile(model, rate if start == "scratch" else rate / 3)
-        model.optimizer.build(model.trainable_variables)
-        self._first_state = [v.numpy() for v in model.optimizer.variables]
-        return model
-
-    def _build(self, network: str) -> keras.Model:
-        shape = self._train[0].shape[1:]
-        return models.build(network, shape, self._num_classes)
-
-    def _compile(self, model: keras.Model, learning_rate: float) -> None:
-        steps = -(-len(self._train[0]) // self._settings.batch_size)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            learning_rate, steps * self._settings.epochs
-        )
-        # XLA takes longer to compile such a net than to train it.
-        model.compile(
-            optimizer=keras.optimizers.Adam(schedule),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
+    def _trained_from(
+        self, network: str, space: str, start: str
+    ) -> RepeatedTraining:
+        config = dict(self._settings)
+        if start == "float":
+            config["learning_rate"] /= 3
+        space = fliqs_keras.SearchSpace(SPACES[space])
+        return self._new_training(network, config, space)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _float_weights(self, network: str, seed: int) -> list[np.ndarray]:
         """Returns the weights of a network trained in float, as long."""
-        keras.utils.set_random_seed(seed)
-        model = self._build(network)
-        self._compile(model, self._settings.learning_rate)
-        model.fit(
-            *self._train,
-            batch_size=self._settings.batch_size,
-            epochs=self._settings.epochs,
-            verbose=0,
-        )
-        return model.get_weights()
+        train = self._new_training(network, self._settings)
+        return train(seed).get_weights()
 
-    def _reset(self, model: keras.Model, run: Run) -> None:
-        if run.start == "float":
-            weights = self._float_weights(run.network, run.seed)
-        keras.utils.set_random_seed(run.seed)
-        fresh = self._build(run.network)
-        if run.start == "float":
-            fresh.set_weights(weights)
-        fresh = fliqs_keras.apply(fresh, SPACES[run.space])
-        model.set_weights(fresh.get_weights())
-        for variable, value in zip(
-            model.optimizer.variables, self._first_state, strict=True
-        ):
-            variable.assign(value)
+    def _new_training(
+        self,
+        network: str,
+        config: Mapping[str, Any],
+        space: fliqs_keras.SearchSpace | None = None,
+    ) -> RepeatedTraining:
+        build = functools.partial(
+            models.build,
+            network,
+            self._dataset.image_shape,
+            self._dataset.num_classes,
+        )
+        return RepeatedTraining(build, self._dataset, config, space)
 
 
 def target_of(model: keras.Model, run: Run) -> float:
@@ -316,27 +272,18 @@ def target_of(model: keras.Model, run: Run) -> float:
     return factor * fliqs_keras.BitOps()(model, dict.fromkeys(names, name))
 
 
-def read_results(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads a file of results; a file that is not there holds none."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def main(_):
     path = pathlib.Path(_RESULTS.value)
-    if not _TABLE_ONLY.value:
-        settings = Settings(
-            dataset_flags.DATASET.value,
-            training_flags.EPOCHS.value,
-            training_flags.BATCH_SIZE.value,
-            training_flags.LEARNING_RATE.value,
-        )
-        dataset = data.load(
-            dataset_flags.DATASET.value, dataset_flags.IDX_FOLDER.value
-        )
-        study = Study(dataset, settings, path)
-        runs = list_runs(
+    if _TABLE_ONLY.value:
+        print(study_table.render(ResultLines(path).results))
+        return
+    study = Study(
+        data.in_memory(dataset_flags.settings()),
+        {**dataset_flags.which(), **training_flags.settings()},
+        path,
+    )
+    study.complete(
+        list_runs(
             _NETWORKS.value,
             _SPACES.value,
             _METHODS.value,
@@ -344,10 +291,8 @@ def main(_):
             _UNIFORM.value,
             _START.value,
         )
-        for run in runs:
-            if (result := study.do(run)) is not None:
-                print(run, result["accuracy"], flush=True)
-    print(study_table.render(read_results(path)))
+    )
+    print(study_table.render(study.results))
 
 
 if __name__ == "__main__":

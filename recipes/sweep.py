@@ -29,11 +29,16 @@ from recipes import (
 )
 
 _FACTORS = flags.DEFINE_list(
-    "target_factors", ["1.5"], "Values of --target_factor."
+    "target_factors",
+    None,
+    "Values of --target_factor. Defaults to its own default alone, or to that "
+    "of --preset.",
 )
 flags.register_validator(
     "target_factors",
-    lambda factors: factors and all(_is_number(f) for f in factors),
+    lambda factors: (
+        factors is None or (factors and all(_is_number(f) for f in factors))
+    ),
     "Expected numbers.",
 )
 _RUNNER = flags.DEFINE_enum(
@@ -143,6 +148,13 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def target_factors() -> list[float]:
+    """Returns the values of `--target_factor` that the flags say."""
+    if _FACTORS.value is None:
+        return [search.settings()["target_factor"]]
+    return [float(factor) for factor in _FACTORS.value]
+
+
 def _settings() -> list[str]:
     """Returns the flags of `recipes.search` that were given."""
     given = []
@@ -170,7 +182,7 @@ def main(_):
         )
     training.claim(workdir, {"search": settings})
     jobs = list_jobs(
-        [float(factor) for factor in _FACTORS.value],
+        target_factors(),
         seeds_flags.NUM_SEEDS.value,
         settings,
         workdir,

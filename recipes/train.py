@@ -18,9 +18,9 @@ from absl import flags
 
 import fliqs_keras
 from recipes import (
+    augmentation_flags,
     command_line,
     data,
-    dataset_flags,
     model_flags,
     models,
     preset_flags,
@@ -64,7 +64,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     if config["assignment"] is None:
         training.fit(model, dataset, config)
         # Moving averages lag where there are few steps.
-        fliqs_keras.recalibrate_batch_norm(model, dataset.examples(1024)[0])
+        fliqs_keras.recalibrate_batch_norm(model, dataset.examples()[0])
     else:
         model = fliqs_keras.apply(model, _formats(config["assignment"]))
         assignment = fliqs_keras.FormatAssignment.from_model(model)
@@ -93,14 +93,11 @@ def _formats(assignment: str) -> str | fliqs_keras.FormatAssignment:
 def main(_):
     preset_flags.use()
     config = {
-        **dataset_flags.settings(),
+        **augmentation_flags.settings(),
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "assignment": _ASSIGNMENT.value,
-        "epochs": training_flags.EPOCHS.value,
-        "batch_size": training_flags.BATCH_SIZE.value,
-        "learning_rate": training_flags.LEARNING_RATE.value,
-        "optimizer": training_flags.OPTIMIZER.value,
+        **training_flags.settings(),
         "seed": model_flags.SEED.value,
     }
     report = run(config, pathlib.Path(workdir_flags.WORKDIR.value))

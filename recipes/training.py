@@ -1,6 +1,7 @@
 """How recipes train, and where they keep what came of it."""
 
 import functools
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+import fliqs_keras
 from recipes import data
 
 OPTIMIZERS = {
@@ -118,12 +120,13 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists() and any(other != path for other in workdir.iterdir()):
         before = json.loads(path.read_text())["config"]
-        if before != config:
-            changed = {
-                k: (before.get(k), config.get(k))
-                for k in {*before, *config}
-                if before.get(k) != config.get(k)
-            }
+        # A setting that there was not yet is as one that is not given.
+        changed = {
+            k: (before.get(k), config.get(k))
+            for k in {*before, *config}
+            if before.get(k) != config.get(k)
+        }
+        if changed:
             raise ValueError(
                 f"Expected a work folder of the same configuration. Received: "
                 f"{str(workdir)!r}, written with other settings "
@@ -131,7 +134,9 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             )
     versions = {
         "python": platform.python_version(),
+        "fliqs_keras": fliqs_keras.__version__,
         "keras": keras.version(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
         "backend": keras.backend.backend(),
         "numpy": np.__version__,
     }

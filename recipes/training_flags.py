@@ -1,5 +1,7 @@
 """The flags that say how long and how fast to train, for several recipes."""
 
+from typing import Any
+
 from absl import flags
 
 from recipes import training
@@ -15,3 +17,9 @@ OPTIMIZER = flags.DEFINE_enum(
     list(training.OPTIMIZERS),
     "The optimizer: 'sgd' has a momentum of 0.9.",
 )
+
+
+def settings() -> dict[str, Any]:
+    """Returns what the flags say, for `training.fit`."""
+    all_flags = (EPOCHS, BATCH_SIZE, LEARNING_RATE, OPTIMIZER)
+    return {flag.name: flag.value for flag in all_flags}

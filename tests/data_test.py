@@ -190,15 +190,15 @@ def test_what_is_not_on_disk_is_named(tmp_path):
 def test_large_sets_are_not_taken_into_memory(monkeypatch):
     part = image_data.Split(None, 2**20, 1)
     huge = image_data.ImageDataset(part, part, (224, 224, 3), 1000, "none")
-    monkeypatch.setattr(data.image_sources, "open_tfds", lambda name: huge)
+    monkeypatch.setattr(image_sources, "open_tfds", lambda name, **kwargs: huge)
     with pytest.raises(ValueError, match="at most 8 GiB"):
         data.load("imagenet2012")
 
 
-def test_small_sets_are_taken_into_memory(folder, monkeypatch):
-    images = image_sources.open_folder(folder, 8, "none")
-    monkeypatch.setattr(data.image_sources, "open_tfds", lambda name: images)
-    arrays = data.load("cats_and_dogs")
+def test_small_sets_are_taken_into_memory(folder):
+    images = image_sources.open_folder(folder, 8)
+    config = {"dataset": "image_folder", "image_folder": folder}
+    arrays = data.in_memory({**config, "image_size": 8})
     assert arrays.x_train.shape == (16, 8, 8, 3) == (16, *arrays.image_shape)
     assert arrays.x_test.shape == (4, 8, 8, 3)
     assert arrays.y_test.tolist() == [*images.test_batches()][0][1].tolist()

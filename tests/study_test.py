@@ -12,6 +12,7 @@ import fliqs_keras
 from recipes import (
     data,
     models,
+    result_lines,
     rival_assignments,
     study,
     study_runs,
@@ -33,12 +34,22 @@ def dataset():
 def path(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("study") / "results.jsonl"
     tiny = study.Study(dataset, SETTINGS, path)
-    for run in RUNS:
-        assert tiny.do(run) is not None
+    tiny.complete(RUNS)
+    assert tiny.results == read(path)
     return path
 
 
-SETTINGS = study.Settings("digits", epochs=2, batch_size=32)
+def read(path):
+    return result_lines.ResultLines(path).results
+
+
+SETTINGS = {
+    "dataset": "digits",
+    "image_size": None,
+    "epochs": 2,
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+}
 RUNS = [
     run
     for run in study_runs.list_runs(
@@ -62,7 +73,7 @@ def test_runs_are_every_way_in_every_cell():
 
 
 def test_every_way_keeps_its_budget(path):
-    results = study.read_results(path)
+    results = read(path)
     assert len(results) == len(RUNS)
     for result in results:
         assert result["cost"] <= result["target"] * (1 + 1e-9)
@@ -79,15 +90,15 @@ def test_every_way_keeps_its_budget(path):
 def test_study_resumes_and_keeps_what_it_has(path, dataset):
     before = path.read_text()
     again = study.Study(dataset, SETTINGS, path)
-    assert [again.do(run) for run in RUNS] == [None] * len(RUNS)
+    again.complete(RUNS)
     assert path.read_text() == before
 
 
 def test_same_run_same_result(path, dataset, tmp_path):
     run = RUNS[0]
     other = study.Study(dataset, SETTINGS, tmp_path / "other.jsonl")
-    result = other.do(run)
-    first = study.read_results(path)[0]
+    other.complete([run])
+    [result], first = other.results, read(path)[0]
     assert result["accuracy"] == first["accuracy"]
     assert result["assignment"] == first["assignment"]
 
@@ -96,19 +107,17 @@ def test_a_search_starts_from_a_float_network(path, dataset, tmp_path):
     wanted = ("fliqs_s", "sensitivity", ("INT4", 1.2))
     tiny = study.Study(dataset, SETTINGS, tmp_path / "float.jsonl")
     run = study_runs.Run("conv_net", *wanted[:2], 0, wanted[2], "float")
-    result = tiny.do(run)
+    tiny.complete([run, run])
+    [result] = tiny.results
     assert result["start"] == "float"
-    assert tiny.do(run) is None
     scratch = next(
-        r
-        for r in study.read_results(path)
-        if (r["space"], r["method"]) == wanted[:2]
+        r for r in read(path) if (r["space"], r["method"]) == wanted[:2]
     )
     assert result["accuracy"] > scratch["accuracy"]
 
 
 def test_results_of_other_settings_are_refused(path, dataset):
-    settings = dataclasses.replace(SETTINGS, epochs=9)
+    settings = SETTINGS | {"epochs": 9}
     with pytest.raises(ValueError, match="Choose another --results"):
         study.Study(dataset, settings, path)
 
@@ -117,7 +126,7 @@ def test_formats_from_scratch_need_a_search(dataset, tmp_path):
     tiny = study.Study(dataset, SETTINGS, tmp_path / "none.jsonl")
     run = next(run for run in RUNS if run.method == "from_scratch")
     with pytest.raises(ValueError, match="Run that method, too"):
-        tiny.do(run)
+        tiny.complete([run])
     assert not (tmp_path / "none.jsonl").exists()
 
 

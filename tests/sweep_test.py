@@ -10,6 +10,8 @@ import threading
 import time
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from recipes import sweep, sweep_runners
 
@@ -97,6 +99,21 @@ def test_jobs_are_every_target_with_every_seed(tmp_path):
         "--seed=0",
         f"--workdir={jobs[1].folder}",
     )
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], [1.5]),
+        (["--preset=deit_small_fliqs_s"], [1.1]),
+        (["--preset=deit_small_fliqs_s", "--target_factors=2,3"], [2.0, 3.0]),
+    ],
+    ids=["none", "preset", "given"],
+)
+def test_targets_are_those_given_or_the_default(arguments, expected):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["sweep", *arguments])
+        assert sweep.target_factors() == expected
 
 
 def test_a_failure_is_named_after_all_others_are_done(tmp_path, capsys):
