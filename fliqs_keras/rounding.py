@@ -168,9 +168,18 @@ def _round(
 ) -> Tensor:
     y = kernels[0](x, scale, grid)
     for kernel in kernels[1:]:
-        takes = _TAKES[kernel](grid)
-        y = ops.where(takes, kernel(x, scale, grid), y)
+        y = _select(_TAKES[kernel](grid), kernel(x, scale, grid), y)
     return y
+
+
+def _select(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Returns one of two tensors of the same shape, by a scalar."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.where(condition, x, y)
+    import tensorflow as tf
+
+    # This one hands it on, where that of today goes over both.
+    return tf.compat.v1.where(condition, x, y)
 
 
 def _round_to_one(number_format: Format, x: Tensor, scale: Tensor) -> Tensor:
@@ -181,6 +190,21 @@ def _round_to_one(number_format: Format, x: Tensor, scale: Tensor) -> Tensor:
 def _pull_back(x: Tensor, threshold: Tensor, upstream: Tensor) -> Tensor:
     is_kept = ops.abs(x) <= threshold
     return ops.where(is_kept, upstream, ops.zeros_like(upstream))
+
+
+def _pull_back_by_relu(
+    x: Tensor, threshold: Tensor, upstream: Tensor
+) -> Tensor:
+    """Computes the same by ops of TensorFlow that are fast alone.
+
+    The gradient of a ReLU passes what is above zero in one pass, in place.
+    """
+    import tensorflow as tf
+
+    # What is not larger than a number is smaller than the next one.
+    bits = ops.minimum(_reinterpret(threshold, "int32") + 1, _EXPONENT_MASK)
+    room = _reinterpret(bits, "float32") - ops.abs(x)
+    return tf.raw_ops.ReluGrad(gradients=upstream, features=room)
 
 
 def _round_to_chosen(
@@ -195,17 +219,32 @@ def _round_to_chosen(
 
 
 def _pull_back_to_chosen(
-    x: Tensor, index: Tensor, thresholds: Tensor, upstream: Tensor
+    pull_back: Callable,
+    x: Tensor,
+    index: Tensor,
+    thresholds: Tensor,
+    upstream: Tensor,
 ) -> Tensor:
-    return _pull_back(x, _choose_threshold(index, thresholds), upstream)
+    return pull_back(x, _choose_threshold(index, thresholds), upstream)
+
+
+def _runs_by_itself() -> bool:
+    """Whether TensorFlow runs op after op what it is not told to compile."""
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    return is_tensorflow and not _tensorflow.is_compiled_by_xla()
+
+
+def _pull_back_for(is_compiled: bool) -> Callable:
+    is_alone = _runs_by_itself() and not is_compiled
+    return _pull_back_by_relu if is_alone else _pull_back
 
 
 def _is_worth_compiling(x: Tensor, kernels: Sequence[Kernel] = ()) -> bool:
-    if keras.backend.backend() != "tensorflow":
+    if not _runs_by_itself():
         return False
     import tensorflow as tf
 
-    if tf.executing_eagerly() or _tensorflow.is_compiled_by_xla():
+    if tf.executing_eagerly():
         return False
     # Every new size is compiled anew, so only that of the batch may differ.
     if not x.shape.rank or None in x.shape[1:]:
@@ -284,7 +323,11 @@ def round_to_chosen(
     is_compiled = _is_worth_compiling(x, kernels_of(formats))
     return _straight_through(
         shared(_round_to_chosen, formats, is_compiled=is_compiled),
-        shared(_pull_back_to_chosen, is_compiled=is_large),
+        shared(
+            _pull_back_to_chosen,
+            _pull_back_for(is_large),
+            is_compiled=is_large,
+        ),
         x,
         index,
         thresholds,
@@ -338,7 +381,7 @@ def round_to_format(
     round_x = shared(_round_to_one, number_format)
     return _straight_through(
         lambda x, _: round_x(x, scale),
-        shared(_pull_back),
+        shared(_pull_back_for(is_compiled)),
         x,
         threshold,
         is_flat=is_compiled and not len(threshold.shape),
