@@ -197,7 +197,8 @@ def _pull_back_by_relu(
 ) -> Tensor:
     """Computes the same by ops of TensorFlow that are fast alone.
 
-    The gradient of a ReLU passes what is above zero in one pass, in place.
+    The gradient of a ReLU passes what is above zero in one pass, in place. It
+    stops only what is finite: an infinite gradient becomes NaN.
     """
     import tensorflow as tf
 
