@@ -92,9 +92,9 @@ def is_made_of_layers(model: keras.Model) -> bool:
 
     A constructor of its own may take what the layers do not say.
     """
-    return functional_like_constructor(type(model)) or isinstance(
-        model, keras.Sequential
-    )
+    if isinstance(model, keras.Sequential):
+        return type(model).__init__ is keras.Sequential.__init__
+    return functional_like_constructor(type(model))
 
 
 @contextlib.contextmanager

@@ -125,6 +125,15 @@ class OwnConstructor(keras.Model):
         super().__init__(x, layers.Dense(1)(x))
 
 
+class OwnSequential(keras.Sequential):
+    pass
+
+
+class OwnSequentialConstructor(keras.Sequential):
+    def __init__(self, units):
+        super().__init__([layers.Dense(units)])
+
+
 def test_a_class_of_ones_own_has_a_graph_unless_it_has_another_call():
     x = keras.Input((2,))
     y = layers.Dense(1)(x)
@@ -132,6 +141,7 @@ def test_a_class_of_ones_own_has_a_graph_unless_it_has_another_call():
     assert _keras.has_graph(keras.Sequential([x, layers.Dense(1)]))
     assert _keras.has_graph(Own(x, y))
     assert _keras.has_graph(OwnConstructor(x))
+    assert _keras.has_graph(OwnSequential([x, layers.Dense(1)]))
     assert not _keras.has_graph(OwnCall(x, y))
     assert not _keras.has_graph(layers.Dense(1))
 
@@ -142,7 +152,9 @@ def test_what_makes_a_model_is_its_layers_or_a_constructor_of_its_own():
     assert _keras.is_made_of_layers(keras.Model(x, y))
     assert _keras.is_made_of_layers(keras.Sequential())
     assert _keras.is_made_of_layers(Own(x, y))
+    assert _keras.is_made_of_layers(OwnSequential())
     assert not _keras.is_made_of_layers(OwnConstructor(x))
+    assert not _keras.is_made_of_layers(OwnSequentialConstructor(2))
 
 
 def test_calls_of_a_graph_in_order():

@@ -424,6 +424,30 @@ def test_a_functional_model_of_ones_own_class_has_a_graph(
         np.testing.assert_allclose(extracted(X), own(X), rtol=1e-5)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnSequential(keras.Sequential):
+    pass
+
+
+def test_sizes_of_a_sequential_model_of_ones_own_class():
+    keras.utils.set_random_seed(0)
+    model = OwnSequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="relu", name="wide"),
+            layers.Dense(2, name="head"),
+        ]
+    )
+    width = fliqs_keras.nas.Width("wide", [4, 8])
+    space = fliqs_keras.SearchSpace(["INT8"], architecture=width)
+    model = fliqs_keras.apply(model, space)
+    fliqs_keras.calibrate(model, X)
+    fliqs_keras.FormatAssignment({"wide:width": 4}).apply_to(model)
+    small = fliqs_keras.nas.extract(model)
+    assert isinstance(small, OwnSequential)
+    np.testing.assert_allclose(small(X), model(X), rtol=1e-5)
+
+
 def test_sizes_of_a_class_with_a_constructor_of_its_own_are_refused():
     width = fliqs_keras.nas.Width("wide", [4, 8])
     space = fliqs_keras.SearchSpace(["INT8"], architecture=width)
