@@ -70,9 +70,17 @@ def _follow_average(
     return ops.cond(is_observing, observe, lambda: shares), average
 
 
-def _choose(is_first: Tensor, first: Tensor, other: Tensor) -> Tensor:
+def _take_shares_if(
+    formats: tuple[Format, ...],
+    condition: Tensor,
+    shares: Tensor,
+    largest: Tensor,
+    other: Tensor,
+) -> Tensor:
     # Not `where`, which waits for both.
-    return ops.cond(is_first, lambda: first, lambda: other)
+    return ops.cond(
+        condition, lambda: _take_shares(formats, shares, largest), lambda: other
+    )
 
 
 def _best_thresholds(
@@ -209,11 +217,14 @@ class ActivationQuantizer(_FollowingQuantizer):
         )
         self.shares.assign(shares)
         self.range.assign(average)
-        # Read from the variables: replicas take what the first one saw.
-        after = self.thresholds_for(x)
         # By the range of the steps before, rounding need not wait for that of
-        # this one.
-        return share(_choose)(is_first, after, before)
+        # this one. Read from the variables: replicas take what the first saw.
+        return share(_take_shares_if, self.formats)(
+            is_first,
+            ops.convert_to_tensor(self.shares),
+            ops.convert_to_tensor(self.range),
+            before,
+        )
 
     def set_thresholds(
         self, values: Tensor, value_range: Tensor | None = None

@@ -36,6 +36,7 @@ Tensor = Any
 
 _EXPONENT_MASK = 0x7F800000
 _MAGNITUDE_MASK = 0x7FFFFFFF
+_RECIPROCAL_BITS = 0x7F000000
 _FLOAT32_MANTISSA_BITS = 23
 _SMALLEST_FLOAT32_NORMAL = 2.0**-126
 
@@ -87,7 +88,16 @@ def _round_narrow(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     bits = ops.bitwise_and(_reinterpret(code, "int32"), _EXPONENT_MASK)
     power_of_two = _reinterpret(bits, "float32")
     step = ops.maximum(power_of_two, grid.smallest_normal) * grid.epsilon
-    return ops.round(code / step) * step * scale
+    return ops.round(code * _reciprocal(step)) * step * scale
+
+
+def _reciprocal(power_of_two: Tensor) -> Tensor:
+    """Returns one over powers of two, exactly, in less time than a division.
+
+    The exponent bits of a number and of its reciprocal add up to a constant.
+    """
+    bits = _RECIPROCAL_BITS - _reinterpret(power_of_two, "int32")
+    return _reinterpret(bits, "float32")
 
 
 def _round_wide(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -151,16 +161,23 @@ def grid_of(number_format: Format) -> Grid:
 
 
 def _grid_table(formats: tuple[Format, ...]) -> np.ndarray:
-    """Returns a row of zeros, for "off", and the grid of each format."""
-    return np.array(
-        [(0.0,) * len(Grid._fields), *map(grid_of, formats)], "float32"
-    )
+    """Returns a row for "off", which drops no bits, and those of formats."""
+    off = Grid(1.0, 1.0, 1.0, dropped_bits=0.0)
+    return np.array([off, *map(grid_of, formats)], "float32")
 
 
-def _choose_threshold(index: Tensor, thresholds: Tensor) -> Tensor:
-    chosen = ops.take(thresholds, ops.maximum(index, 0), axis=0)
-    # Off must not clip.
-    return ops.where(index < 0, np.float32(np.inf), chosen)
+def _pick(table: Tensor, position: Tensor) -> Tensor:
+    """Returns the row of a table at a position that is not negative."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(table, position, axis=0)
+    import tensorflow as tf
+
+    # `ops.take` would spend three ops more on negative positions.
+    return tf.gather(table, position)
+
+
+def _pick_threshold(thresholds: Tensor, index: Tensor) -> Tensor:
+    return _pick(thresholds, ops.maximum(index, 0))
 
 
 def _round(
@@ -212,9 +229,8 @@ def _round_to_chosen(
     formats: tuple[Format, ...], x: Tensor, index: Tensor, thresholds: Tensor
 ) -> Tensor:
     table = ops.convert_to_tensor(_grid_table(formats))
-    grid = Grid(*ops.unstack(ops.take(table, index + 1, axis=0)))
-    threshold = _choose_threshold(index, thresholds)
-    scale = threshold / ops.maximum(grid.max_code, 1.0)
+    grid = Grid(*ops.unstack(_pick(table, index + 1)))
+    scale = _pick_threshold(thresholds, index) / grid.max_code
     kernels = dict.fromkeys([*kernels_of(formats), pass_through])
     return _round(tuple(kernels), x, scale, grid)
 
@@ -226,7 +242,10 @@ def _pull_back_to_chosen(
     thresholds: Tensor,
     upstream: Tensor,
 ) -> Tensor:
-    return pull_back(x, _choose_threshold(index, thresholds), upstream)
+    threshold = _pick_threshold(thresholds, index)
+    # Off does not clip.
+    threshold = ops.where(index < 0, np.float32(np.inf), threshold)
+    return pull_back(x, threshold, upstream)
 
 
 def _runs_by_itself() -> bool:
