@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fliqs_keras.eager_variables import assign_scalar
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
 from fliqs_keras.options import Option, option_to_json, parse_option
@@ -16,6 +17,10 @@ from fliqs_keras.quantized_layers import quantized_layers
 from fliqs_keras.quantizers import OFF
 
 __all__ = ["FormatAssignment"]
+
+# Up to how many assignments a loop takes less time than a compiled call of
+# all; or a third of them, if those are more.
+_FEW = 50
 
 
 class FormatAssignment(Mapping):
@@ -208,10 +213,10 @@ def decisions(model: keras.Model) -> list[Decision]:
 
 
 class FormatSetter:
-    """Writes the indices of all decisions at once.
+    """Writes the indices of decisions, those that differ from the last ones.
 
-    On TensorFlow the assignments are one compiled call, which takes a tenth
-    of the time of a loop over a hundred quantizers.
+    On TensorFlow many assignments are one compiled call, which takes less
+    time than a loop over them; for a few it is the other way round.
 
     Args:
         decisions: The decisions whose options are set.
@@ -224,6 +229,7 @@ class FormatSetter:
         switches = [s for d in decisions for s in d.switches]
         self.indices = [switch.index for switch in switches]
         self._counts = [len(d.switches) for d in decisions]
+        self._values: np.ndarray | None = None
         self._is_activation = np.array(
             [isinstance(s, ActivationQuantizer) for s in switches]
         )
@@ -250,7 +256,20 @@ class FormatSetter:
         values = np.repeat(np.asarray(indices, dtype="int32"), self._counts)
         if activations_off:
             values[self._is_activation] = OFF
-        self._assign(ops.convert_to_tensor(values))
+        if self._values is None:
+            changed = np.arange(len(values))
+        else:
+            changed = np.flatnonzero(values != self._values)
+        self._values = values
+        if len(changed) > max(_FEW, len(values) // 3):
+            self._assign(ops.convert_to_tensor(values))
+            return
+        for position in changed:
+            assign_scalar(self.indices[position], int(values[position]))
+
+    def forget(self) -> None:
+        """Forgets what was set, where the indices may have been changed."""
+        self._values = None
 
     def _assign_all(self, values):
         values = ops.unstack(values, len(self.indices))

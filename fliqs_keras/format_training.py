@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 from absl import logging
-from keras import ops
 
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
@@ -15,6 +14,7 @@ from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
+from fliqs_keras.eager_variables import read_scalar
 from fliqs_keras.loss_probe import LossProbe
 from fliqs_keras.options import option_to_json
 from fliqs_keras.search_logs import SearchLog
@@ -102,7 +102,6 @@ class FormatTraining(keras.callbacks.Callback):
         self._table = self.make_table()
         self._plan(self._find_total_steps(first_epoch=0))
         self._set_formats = FormatSetter(self._decisions)
-        self._standing_on = None
         if self.data is not None:
             self._probe = LossProbe(self.model, self._set_formats, self.data)
         self._window: calibration.BatchNormWindow | None = None
@@ -139,7 +138,7 @@ class FormatTraining(keras.callbacks.Callback):
             self._plan(self._find_total_steps(first_epoch=epoch))
         self._seen = (0.0, 0.0)
         # Another callback may have loaded weights, and formats with them.
-        self._standing_on = None
+        self._set_formats.forget()
         if not self._controller.settled:
             calibration.fit_weight_thresholds(self.model)
 
@@ -153,7 +152,6 @@ class FormatTraining(keras.callbacks.Callback):
             calibration.require_thresholds(self.model)
         if probes:
             controller.observe(self._probe(probes, self._examples_for(probes)))
-            self._standing_on = None
         is_last_phase = controller.settled and self._step >= self._window_step
         is_planned = self._step < self._total_steps
         if is_last_phase and is_planned and self._window is None:
@@ -221,6 +219,8 @@ class FormatTraining(keras.callbacks.Callback):
                 self._total_steps,
             )
         self._close_window()
+        # Another callback may have restored weights.
+        self._set_formats.forget()
         self._set_formats(self._controller.best_choice())
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
@@ -263,13 +263,8 @@ class FormatTraining(keras.callbacks.Callback):
         return state
 
     def _stand_on(self, choice: np.ndarray) -> None:
-        wanted = (*choice, self._activations_off())
-        if wanted != self._standing_on:
-            self._set_formats(choice, activations_off=wanted[-1])
-            self._standing_on = wanted
-
-    def _activations_off(self) -> bool:
-        return self._step < self._activation_delay_steps
+        is_delayed = self._step < self._activation_delay_steps
+        self._set_formats(choice, activations_off=is_delayed)
 
     def _examples_for(self, probes: list[np.ndarray]) -> float:
         trained = self._total_steps * self._batch_size
@@ -280,8 +275,8 @@ class FormatTraining(keras.callbacks.Callback):
         """Returns the loss of the batch; `logs` holds the epoch's mean."""
         if self._loss_metric is None:
             self._loss_metric = _find_loss_metric(self.model)
-        total = float(ops.convert_to_numpy(self._loss_metric.total))
-        count = float(ops.convert_to_numpy(self._loss_metric.count))
+        total = read_scalar(self._loss_metric.total)
+        count = read_scalar(self._loss_metric.count)
         seen_total, seen_count = self._seen
         self._seen = (total, count)
         # The last batch of an epoch may be a small one.

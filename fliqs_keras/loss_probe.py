@@ -89,6 +89,7 @@ class LossProbe:
                     rows.append([self._losses(batch) for batch in batches])
         finally:
             _restore(state)
+            self._set_formats.forget()
         return np.array(
             [
                 np.concatenate([ops.convert_to_numpy(part) for part in row])
