@@ -202,15 +202,19 @@ def test_floats_round_as_in_ml_dtypes(name):
     )
 
 
+# Of small scales, onnxruntime takes a Clip for one that changes nothing.
+@pytest.mark.parametrize("scale", [2.0**-2, 2.0**-23, 2.0**-40], ids=str)
 @pytest.mark.parametrize("name", ["INT4", "INT8", "INT16"])
-def test_integers_round_half_to_even_and_saturate(name):
+def test_integers_round_half_to_even_and_saturate(name, scale):
     number_format = parse_format(name)
-    limit = number_format.max_code
-    x = np.float32([0.5, 1.5, -2.5, limit, limit + 3, -limit - 3]) * 0.25
+    limit, scale = number_format.max_code, np.float32(scale)
+    x = np.float32([0.5, 1.5, -2.5, limit, limit + 3, -limit - 3]) * scale
     writer = NodeWriter("test")
-    y = quantize(writer, "x", ActivationSpec(number_format, 0.25))
-    expected = np.float32([0, 2, -2, limit, limit, -limit]) * 0.25
-    np.testing.assert_array_equal(run_nodes(writer, y, x=x), expected)
+    # It does so only behind another op.
+    negative = writer.node("Neg", "x")
+    y = quantize(writer, negative, ActivationSpec(number_format, scale))
+    expected = np.float32([0, 2, -2, limit, limit, -limit]) * scale
+    np.testing.assert_array_equal(run_nodes(writer, y, x=-x), expected)
 
 
 @pytest.mark.parametrize("name", sorted({*ALL_FORMATS} - {*NOT_STORED}))
@@ -234,6 +238,27 @@ def test_an_op_that_onnx_lacks_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\['Erfinv'\]"):
         fliqs_keras.export_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_may_not_be_called_as_an_input(tmp_path):
+    x = keras.Input((4,), name="x")
+    model = keras.Model({"x": x}, {"x": layers.Dense(4)(x)})
+    model = fliqs_keras.apply(model, "INT8")
+    fliqs_keras.calibrate(model, {"x": np.ones((2, 4), "float32")})
+    with pytest.raises(ValueError, match=r"\['x'\] for both"):
+        fliqs_keras.export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_of_zeros_before_another(tmp_path):
+    x = image = keras.Input(X.shape[1:])
+    x = layers.Conv2D(4, 3, kernel_initializer="zeros")(x)
+    x = layers.Dense(3, kernel_initializer="zeros")(x)
+    model = quantized(keras.Model(image, layers.Dense(2)(x)), "INT2")
+    report = fliqs_keras.export_onnx(
+        model, tmp_path / "model.onnx", verify_data=X
+    )
+    assert [row.tensor_type for row in report.layers] == ["INT2"] * 3
 
 
 def test_a_file_that_disagrees_is_not_left(float_model, tmp_path, monkeypatch):

@@ -58,8 +58,9 @@ class ExportReport:
             tensor type in the file, bytes, kernel, whether it was matched,
             and the reason if it was not.
         file_bytes: Size of the file.
-        mode: `"dequantize"` or `"integer"`.
-        weight_storage: `"compact"` or `"fast"`.
+        mode: `"dequantize"` or `"integer"`; `None` for ONNX, whose runtimes
+            decide.
+        weight_storage: `"compact"` or `"fast"`; `None` for ONNX.
         storage_costs: What either choice of `weight_storage` costs.
         verification: How the file agrees with the Keras model, if it was
             verified.
@@ -67,8 +68,8 @@ class ExportReport:
 
     layers: tuple[LayerResult, ...]
     file_bytes: int
-    mode: str = "dequantize"
-    weight_storage: str = "compact"
+    mode: str | None = None
+    weight_storage: str | None = None
     storage_costs: tuple[StorageCost, ...] = ()
     verification: VerificationReport | None = None
 
@@ -105,8 +106,11 @@ class ExportReport:
                 f"{row.bytes:>11,}  {row.kernel:<11}{row.activation:<13}"
                 f"{row.reason}".rstrip()
             )
+        if self.mode is not None:
+            lines.append(
+                f"mode {self.mode}, weight storage {self.weight_storage}"
+            )
         lines += [
-            f"mode {self.mode}, weight storage {self.weight_storage}",
             f"weights {self.weight_bytes:,} bytes (at the bits of their "
             f"formats {self.ideal_bytes:,.0f}), file {self.file_bytes:,} bytes",
         ]

@@ -25,6 +25,10 @@ _CASTS = {
     parse_format("E5M2"): "FLOAT8E5M2",
 }
 _FLOAT32_MAX_EXPONENT = 127
+# onnxruntime drops a Clip that ends within 1.2e-7 of what QuantizeLinear holds,
+# and with it codes that are out of range, and the only op between weights of
+# INT2 and an output in 8 bits, which it has no kernel for.
+_SMALLEST_CLIPPED_SCALE = 2.0**-20
 
 
 def quantize(
@@ -44,7 +48,11 @@ def quantize(
     scale = np.float32(activation.scale)
     if number_format.is_integer:
         # Ranges are narrow: the lowest value of an integer type is no code.
-        x = _clip(writer, x, scale * np.float32(number_format.max_code))
+        limit = scale * np.float32(number_format.max_code)
+        if scale > _SMALLEST_CLIPPED_SCALE:
+            x = _clip(writer, x, limit)
+        else:
+            x = writer.node("Min", writer.node("Max", x, -limit), limit)
         # Unsigned, because onnxruntime computes on no signed inputs; it
         # fails where it has to rewrite them.
         zero = np.uint8(128) if number_format.bits <= 8 else np.int16(0)

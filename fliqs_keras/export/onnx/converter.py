@@ -65,6 +65,7 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
     tf2onnx = require("tf2onnx")
     domain = onnx.helper.make_opsetid(MARKER_DOMAIN, 1)
     with _inlined(), unrolled_function(model, specs, hook) as serve:
+        _check_names(serve)
         converted, _ = tf2onnx.convert.from_function(
             serve,
             input_signature=serve.input_signature,
@@ -90,6 +91,17 @@ def convert(model: keras.Model, specs: Any, hook: CallHook) -> Any:
             "or leave it out of the model and run it outside the file"
         )
     return converted
+
+
+def _check_names(serve: Any) -> None:
+    outputs = serve.get_concrete_function().structured_outputs
+    both = {spec.name for spec in serve.input_signature} & set(outputs)
+    if both:
+        raise ValueError(
+            "Expected outputs of other names than inputs, as ONNX tells "
+            f"tensors by name. Received: {sorted(both)} for both. Give the "
+            "outputs other keys"
+        )
 
 
 @contextlib.contextmanager
