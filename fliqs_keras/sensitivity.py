@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import Costs, Limit
@@ -29,7 +30,8 @@ class Sensitivity:
     The model first trains in its widest formats. Then each format of each
     decision is tried alone, by forward passes on the same examples as all
     others. What they add to the loss is estimated from the mean and from the
-    variance of the differences (`estimate_increases`). The choice with the
+    variance of the differences (`estimate_increases`); one that makes the loss
+    infinite counts as worse than all others together. The choice with the
     lowest total among those within the target, found as an integer program,
     stays for the rest of the training.
 
@@ -153,13 +155,27 @@ class SensitivityController(Controller):
         return probes
 
     def observe(self, losses: np.ndarray) -> None:
-        if not np.isfinite(losses).all():
+        unchanged, changed = losses[0], losses[1:]
+        if not np.isfinite(unchanged).all():
             raise ValueError(
-                "Expected finite losses of the formats that are compared. "
-                "Received: NaN or infinity. Check that the model trains at "
-                "this learning rate, and that `data` is as in training"
+                "Expected finite losses of the formats that the model trains "
+                "in. Received: NaN or infinity. Check that the model trains "
+                "at this learning rate, and that `data` is as in training"
             )
-        means, errors = estimate_increases(losses[1:] - losses[0])
+        means, errors = np.zeros((2, len(changed)))
+        is_finite = np.isfinite(changed).all(axis=1)
+        means[is_finite], errors[is_finite] = estimate_increases(
+            changed[is_finite] - unchanged
+        )
+        if not is_finite.all():
+            logging.warning(
+                "Of %d formats that were compared, each in one layer, %d make "
+                "the loss NaN or infinite. They count as worse than all the "
+                "others together.",
+                len(changed),
+                np.sum(~is_finite),
+            )
+            means[~is_finite] = means.sum() + np.abs(unchanged).mean() or 1.0
         self._estimates = [np.zeros((len(row), 2)) for row in self.costs.rows]
         for (decision, option), mean, error in zip(
             self._alternatives(), means, errors, strict=True

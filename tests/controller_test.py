@@ -382,10 +382,24 @@ def test_sensitivity_starts_from_the_widest_also_where_nothing_costs():
     assert controller.choice.tolist() == [1, 0]
 
 
-def test_sensitivity_refuses_losses_that_are_not_finite():
+def test_sensitivity_refuses_a_model_that_diverged():
     controller = SensitivityController(COSTS, 17.0, 10)
     with pytest.raises(ValueError, match="finite"):
         controller.observe(np.full((4, 2), np.nan))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_sensitivity_keeps_from_formats_that_break_the_model(broken, scale):
+    # Buys the third and the first, or, if the third does little, both others.
+    controller = SensitivityController(COSTS, 26.0, 10)
+    losses = scale * np.array([[2.0, 2.0], [5.0, 6.0], [7.0, 9.0], [2.1, 2.2]])
+    losses[3, 1] = broken
+    controller.observe(losses)
+    assert controller.choice[2] == 1
+    increases = [row[0].mean for row in controller.sensitivity()]
+    assert increases[2] > increases[0] + increases[1]
+    assert np.isfinite(increases).all()
 
 
 @pytest.mark.parametrize("target", [8.0, 11.0, 14.5, 32.0])
