@@ -175,7 +175,8 @@ class SensitivityController(Controller):
                 len(changed),
                 np.sum(~is_finite),
             )
-            means[~is_finite] = means.sum() + np.abs(unchanged).mean() or 1.0
+            worst = means.sum() + np.abs(unchanged).mean()
+            means[~is_finite] = worst or 1.0
         self._estimates = [np.zeros((len(row), 2)) for row in self.costs.rows]
         for (decision, option), mean, error in zip(
             self._alternatives(), means, errors, strict=True
