@@ -64,6 +64,29 @@ def test_fixed_formats_are_logged(tmp_path):
         assert record["phase"] == "settled" and record["formats"] == formats
 
 
+def test_losses_are_those_of_each_batch(tmp_path):
+    x, y = examples()
+    x, y = x[:20], y[:20]
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(inputs))
+    model = fliqs_keras.apply(model, ["FP32"])
+    model.compile(
+        # Steps of no length.
+        keras.optimizers.SGD(0.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    fixed = fliqs_keras.FixedFormats(
+        {"head": "FP32"}, log_dir=tmp_path, log_every=1
+    )
+    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, callbacks=[fixed])
+    logits = model.predict(x, verbose=0)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    losses = -log_p[np.arange(20), y]
+    means = [losses[:8].mean(), losses[8:16].mean(), losses[16:].mean()]
+    found = [r["loss"] for r in fliqs_keras.read_search_log(tmp_path)]
+    np.testing.assert_allclose(found, 2 * means, rtol=1e-5)
+
+
 def test_a_line_every_few_steps_and_the_last(logged):
     controller, folder, callback = logged
     records = fliqs_keras.read_search_log(folder)

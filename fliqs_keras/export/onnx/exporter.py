@@ -58,8 +58,8 @@ def export_onnx(
     Raises:
         ImportError: If onnx or tf2onnx is not installed.
         ValueError: If the model is not quantized or cannot be converted, if
-            the activation thresholds of a layer were never set, or if the
-            Keras backend is not TensorFlow.
+            the activation thresholds of a layer were never set, if an output
+            is called as an input, or if the Keras backend is not TensorFlow.
         RuntimeError: If the file disagrees with the Keras model on
             `verify_data`. What was at `path` is then still there.
 
