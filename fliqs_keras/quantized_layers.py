@@ -111,10 +111,12 @@ class QuantizedLayer:
     def call(self, *args, **kwargs):
         hook = _hook.get() or _QUANTIZE
         args, kwargs, inputs = self._quantize_input(hook, args, kwargs)
-        substitutes = [
-            (variable, hook.weight(self, variable, quantizer))
-            for variable, quantizer in self.quantized_weights()
-        ]
+        substitutes = []
+        for variable, quantizer in self.quantized_weights():
+            weight = hook.weight(self, variable, quantizer)
+            dtypes = variable.dtype, self.variable_dtype
+            weight = keras.ops.cast(weight, keras.backend.result_type(*dtypes))
+            substitutes.append((variable, weight))
         with _keras.SubstituteScope(substitutes) as scope:
             outputs = super().call(*args, **kwargs)
         for loss in scope.losses:
@@ -128,7 +130,8 @@ class QuantizedLayer:
 
     def weight_value(self, variable: keras.Variable) -> Tensor:
         """Returns a quantized variable before it is quantized, masked."""
-        value = _keras.master_value(variable)
+        # In the precision of scales, whatever that of the variable.
+        value = keras.ops.cast(_keras.master_value(variable), "float32")
         return mask_all(self.size_masks(), WEIGHT, value)
 
     def _quantize_input(self, hook, args, kwargs):
@@ -213,10 +216,8 @@ def _first_argument(layer_class: type) -> str:
     return names[0] if names else ""
 
 
-def _as_list(structure: Any) -> list:
-    return (
-        list(structure) if isinstance(structure, list | tuple) else [structure]
-    )
+def _as_list(x: Any) -> list:
+    return list(x) if isinstance(x, list | tuple) else [x]
 
 
 def generated_class(

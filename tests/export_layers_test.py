@@ -195,9 +195,10 @@ def test_every_kind_of_layer(kind, name):
     check_branch(OTHERS, kind, name, TENSOR_TYPES[name])
 
 
-def converted_table(name):
+def converted_table(name, columns=6):
     tokens = keras.Input((5,), name="tokens", dtype="int32")
-    model = keras.Model({"tokens": tokens}, {"y": Embedding(7, 6)(tokens)})
+    table = Embedding(7, columns)
+    model = keras.Model({"tokens": tokens}, {"y": table(tokens)})
     specs = quantize(model, name)
     return convert(model), model, specs
 
@@ -222,6 +223,20 @@ def test_tables_of_two_bits_take_four():
     patched, (row,) = patch(buffer, specs)
     assert (row.tensor_type, row.bytes, row.ideal_bits) == ("INT4", 21, 84)
     assert row.reason == "no runtime looks up INT2"
+    inputs = random_inputs(model)
+    actual = run(patched, inputs)
+    assert difference(actual["y"], simulate(model, inputs)["y"]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "name, tensor_type",
+    [("INT2", "INT2"), ("INT4", "INT4"), ("E2M1", "INT4"), ("INT8", "INT8")],
+)
+@pytest.mark.parametrize("columns", [1, 5])
+def test_tables_of_odd_rows(columns, name, tensor_type):
+    buffer, model, specs = converted_table(name, columns)
+    patched, (row,) = patch(buffer, specs)
+    assert (row.tensor_type, row.reason) == (tensor_type, "")
     inputs = random_inputs(model)
     actual = run(patched, inputs)
     assert difference(actual["y"], simulate(model, inputs)["y"]) <= 1e-6

@@ -267,10 +267,19 @@ def test_images_are_upsampled_as_integers(tmp_path):
     assert found[start : start + 3] == between, found
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("kind", EXPORTS)
-@pytest.mark.parametrize("build", [attention, recurrent, subclassed])
-def test_mixed_precision_is_exported_in_float32(
+@pytest.mark.parametrize(
+    "build, policy",
+    [
+        (attention, "mixed_float16"),
+        (attention, "bfloat16"),
+        (recurrent, "mixed_float16"),
+        (recurrent, "mixed_bfloat16"),
+        (subclassed, "mixed_bfloat16"),
+        (subclassed, "float16"),
+    ],
+)
+def test_low_precision_is_exported_in_float32(
     build, kind, policy, tmp_path, monkeypatch
 ):
     keras.utils.set_random_seed(0)
@@ -286,13 +295,15 @@ def test_mixed_precision_is_exported_in_float32(
     export, run = EXPORTS[kind]
     path = tmp_path / f"model.{kind}"
     report = export(model, path, verify_data=data)
+    assert not report.left_in_float, str(report)
     for row in itertools.chain(*report.verification.runs.values()):
         assert row.mean <= 1e-4, str(report)
     # The model is as it was, and the file near to it.
     again = keras.tree.flatten(model(data, training=False))
     found = keras.tree.flatten(run(path, data))
+    dtype = policy.removeprefix("mixed_")
     for y, y_again, y_found in zip(expected, again, found, strict=True):
-        assert keras.backend.standardize_dtype(y.dtype) == policy[6:]
+        assert keras.backend.standardize_dtype(y.dtype) == dtype
         np.testing.assert_array_equal(y_again, y)
         y = keras.ops.convert_to_numpy(keras.ops.cast(y, "float32"))
         assert y_found.dtype == np.float32

@@ -159,8 +159,10 @@ class _Chain:
         """Clips at both sides, or where the values could pass."""
         if below and not self.non_negative:
             self.apply("MAXIMUM", np.float32(-limit))
+            self.graph.clipped.add(self.tensor)
         if above:
             self.apply("MINIMUM", np.float32(limit))
+            self.graph.clipped.add(self.tensor)
 
     def _as_tensor(self, x: int | np.float32) -> int:
         return self.graph.add_constant(x) if isinstance(x, np.float32) else x

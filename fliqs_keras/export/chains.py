@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from fliqs_keras.export.graph import Graph, Quantization
 
-__all__ = ["LOOKS", "Chain", "find_chain"]
+__all__ = ["LOOKS", "Chain", "are_activations", "find_chain"]
 
 # Ops that do not read the values.
 LOOKS = {"SHAPE"}
@@ -17,7 +17,7 @@ class Chain:
     """The one quantization that all readers of a float tensor go through.
 
     Args:
-        ops: Any MAXIMUM and MINIMUM with a constant, then a QUANTIZE.
+        ops: Any MAXIMUM and MINIMUM that clip to the codes, then a QUANTIZE.
         clips_above: Whether there is a MINIMUM among them.
         quantization: Scale and zero point of the codes.
     """
@@ -31,11 +31,45 @@ class Chain:
         """The tensor of codes."""
         return self.ops[-1].outputs[0]
 
+    @property
+    def entry(self) -> Quantization:
+        """Scale and zero point with which the type ends at the top code."""
+        if not self.clips_above:
+            return self.quantization
+        zero_point = -1 - self.quantization.zero_point
+        return self.quantization._replace(zero_point=zero_point)
+
+    def end_below(
+        self, graph: Graph, codes: int, before: schema.OperatorT | None
+    ) -> int:
+        """Has codes of `entry` end at the lowest code, too."""
+        if not self.clips_above:
+            return codes
+        op = graph.insert(
+            before,
+            "QUANTIZE",
+            [codes],
+            like=codes,
+            type_name="INT8",
+            quantization=self.quantization,
+        )
+        return op.outputs[0]
+
     def replace_by(self, graph: Graph, codes: int) -> None:
         """Has the readers of the codes read others, and removes the ops."""
         graph.redirect(self.codes, codes)
         for op in self.ops:
             graph.remove(op)
+
+
+def are_activations(graph: Graph, tensor: int) -> bool:
+    """Whether a tensor holds codes as integer kernels read activations.
+
+    Of 8 bits and a single scale: rows of a table may have one a column.
+    """
+    quantization = graph.quantization(tensor)
+    is_single = quantization is not None and quantization.scale.size == 1
+    return is_single and graph.type_name(tensor) == "INT8"
 
 
 def find_chain(graph: Graph, tensor: int) -> Chain | None:
@@ -60,10 +94,8 @@ def find_chain(graph: Graph, tensor: int) -> Chain | None:
             kinds = [graph.kind(op) for op in ops]
             quantization = graph.quantization(op.outputs[0])
             return Chain(tuple(ops), "MINIMUM" in kinds, quantization)
-        is_clip = kind in ("MAXIMUM", "MINIMUM") and (
-            graph.float_constant(op.inputs[1]) is not None
-        )
-        if not is_clip:
+        # Bounds that the model itself has are no part of a quantization.
+        if op.outputs[0] not in graph.clipped:
             return None
         ops.append(op)
         tensor = op.outputs[0]

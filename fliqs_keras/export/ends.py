@@ -1,6 +1,6 @@
 """Inputs and outputs of codes, for runtimes that have no floats."""
 
-from fliqs_keras.export.chains import find_chain
+from fliqs_keras.export.chains import are_activations, find_chain
 from fliqs_keras.export.graph import Graph
 
 __all__ = ["use_integer_ends"]
@@ -28,15 +28,16 @@ def use_integer_ends(graph: Graph) -> None:
                 f"codes. Received: input {_name(graph, tensor)!r}, which is "
                 "not; export it as float with `integer_io=False`"
             )
-        codes = chain.codes
+        codes = graph.retype_input(tensor, "INT8", chain.entry)
+        codes = chain.end_below(graph, codes, before=chain.ops[0])
         chain.replace_by(graph, codes)
-        graph.replace_input(tensor, codes)
+        # What is left asks for the shape.
         graph.redirect(tensor, codes)
     for tensor in graph.outputs:
         if graph.type_name(tensor) != "FLOAT32":
             continue
         codes = graph.codes_behind(tensor)
-        if codes is None or graph.type_name(codes) != "INT8":
+        if codes is None or not are_activations(graph, codes):
             raise ValueError(
                 "Expected each float output to be quantized, to an integer "
                 "format of at most 8 bits, to be returned as codes. "

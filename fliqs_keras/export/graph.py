@@ -51,12 +51,16 @@ class Graph:
     Args:
         model: The model, as `read_model` returns it.
         subgraph: The subgraph, one of `model.subgraphs`.
+
+    Attributes:
+        clipped: The outputs of ops that clip to what a quantizer can hold.
     """
 
     def __init__(self, model: schema.ModelT, subgraph: schema.SubGraphT):
         self._model = model
         self._subgraph = subgraph
         self._constants = {}
+        self.clipped: set[int] = set()
 
     @property
     def ops(self) -> list[schema.OperatorT]:
@@ -117,9 +121,13 @@ class Graph:
         """The outputs of the subgraph."""
         return list(self._subgraph.outputs)
 
-    def replace_input(self, old: int, new: int) -> None:
-        """Makes another tensor an input, under the name of the old one."""
+    def retype_input(
+        self, old: int, type_name: str, quantization: Quantization
+    ) -> int:
+        """Makes a tensor of another type an input, under the name of one."""
+        new = self._add_like(old, type_name, quantization)
         self._replace_end("inputs", old, new)
+        return new
 
     def replace_output(self, old: int, new: int) -> None:
         """Makes another tensor an output, under the name of the old one."""
@@ -233,11 +241,7 @@ class Graph:
         Returns:
             The op.
         """
-        shape = self._subgraph.tensors[like].shape
-        signature = self._subgraph.tensors[like].shapeSignature
-        output = self._add_tensor(
-            type_name, shape, quantization, shapeSignature=signature
-        )
+        output = self._add_like(like, type_name, quantization)
         options = getattr(schema, f"{_OPTIONS[kind]}T")()
         if kind == "CAST":
             options.inDataType = _TYPES[self.type_name(inputs[0])]
@@ -269,16 +273,9 @@ class Graph:
             type_name: Type of the new output.
             quantization: Its scales.
         """
-        old = self._subgraph.tensors[op.outputs[0]]
-        op.outputs = [
-            self._add_tensor(
-                type_name,
-                old.shape,
-                quantization,
-                shapeSignature=old.shapeSignature,
-                name=old.name,
-            )
-        ]
+        (old,) = op.outputs
+        name = self.name(old)
+        op.outputs = [self._add_like(old, type_name, quantization, name=name)]
         code = self._model.operatorCodes[op.opcodeIndex]
         kind = self.kind(op)
         needed = self._version(kind, op.inputs, op.outputs[0])
@@ -335,6 +332,18 @@ class Graph:
             if self._model.subgraphs[signature.subgraphIndex] is self._subgraph:
                 for end in signature.outputs:
                     end.tensorIndex = replace([end.tensorIndex])[0]
+
+    def _add_like(
+        self,
+        like: int,
+        type_name: str,
+        quantization: Quantization | None,
+        **fields,
+    ) -> int:
+        """Adds a tensor of the shape of another."""
+        record = self._subgraph.tensors[like]
+        fields["shapeSignature"] = record.shapeSignature
+        return self._add_tensor(type_name, record.shape, quantization, **fields)
 
     def _add_tensor(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from fliqs_keras.export.chains import Chain, find_chain
+from fliqs_keras.export.chains import Chain, are_activations, find_chain
 from fliqs_keras.export.graph import Graph, Quantization
 from fliqs_keras.export.moving import (
     lower_dequantize,
@@ -118,7 +118,7 @@ def _plan_weighted(graph: Graph, op: schema.OperatorT) -> _Fusion:
     if np.any(factor < _SMALLEST_FACTOR) or np.any(factor >= _FACTOR_LIMIT):
         raise _UnfitError("its output is nearly zero, or far from its input")
     channels = graph.shape(weight)[axis]
-    bias = _integer_bias(graph, op, np.broadcast_to(scale, [channels]))
+    bias = _integer_bias(graph, op, channels, scale)
     return _Fusion((source, weight, bias), chain)
 
 
@@ -139,9 +139,10 @@ def _plan_unweighted(graph: Graph, op: schema.OperatorT) -> _Fusion:
 def _sources(graph: Graph, tensors: list[int]) -> list[int]:
     sources = [graph.codes_behind(tensor) for tensor in tensors]
     for source in sources:
-        if source is None or graph.type_name(source) != "INT8":
+        if source is None or not are_activations(graph, source):
             raise _UnfitError(
-                "its input is not quantized to an integer of at most 8 bits"
+                "its input is not quantized to an integer of at most 8 bits "
+                "and one scale"
             )
     return sources
 
@@ -157,9 +158,14 @@ def _chain(graph: Graph, op: schema.OperatorT) -> Chain:
     return chain
 
 
-def _integer_bias(graph: Graph, op: schema.OperatorT, scale: np.ndarray) -> int:
-    """Adds the bias in steps of the sum."""
-    bias = np.zeros(scale.size)
+def _integer_bias(
+    graph: Graph, op: schema.OperatorT, channels: int, scale: np.ndarray
+) -> int:
+    """Adds the bias in steps of the sum.
+
+    Of one scale if the weight has one: XNNPACK refuses others.
+    """
+    bias = np.zeros(channels)
     if len(op.inputs) > _BIAS and op.inputs[_BIAS] >= 0:
         bias = graph.float_constant(op.inputs[_BIAS])
         if bias is None:
@@ -206,23 +212,8 @@ def _fuse(graph: Graph, op: schema.OperatorT, fusion: _Fusion) -> None:
     chain = fusion.chain
     old = op.outputs[0]
     op.inputs = list(fusion.inputs)
-    quantization = chain.quantization
-    if chain.clips_above:
-        # The type saturates at the top code with this zero point, then at
-        # the bottom one with that of the chain.
-        first = quantization._replace(zero_point=-1 - quantization.zero_point)
-        graph.retype_output(op, "INT8", first)
-        codes = graph.insert(
-            graph.next_op(op),
-            "QUANTIZE",
-            list(op.outputs),
-            like=old,
-            type_name="INT8",
-            quantization=quantization,
-        ).outputs[0]
-    else:
-        graph.retype_output(op, "INT8", quantization)
-        codes = op.outputs[0]
+    graph.retype_output(op, "INT8", chain.entry)
+    codes = chain.end_below(graph, op.outputs[0], before=graph.next_op(op))
     chain.replace_by(graph, codes)
     # What is left asks for the shape.
     graph.redirect(old, codes)

@@ -7,7 +7,12 @@ as the values, and exactly.
 
 from ai_edge_litert import schema_py_generated as schema
 
-from fliqs_keras.export.chains import LOOKS, Chain, find_chain
+from fliqs_keras.export.chains import (
+    LOOKS,
+    Chain,
+    are_activations,
+    find_chain,
+)
 from fliqs_keras.export.graph import Graph
 
 __all__ = ["lower_dequantize", "raise_quantize", "skip_requantize"]
@@ -92,11 +97,9 @@ def skip_requantize(graph: Graph) -> None:
         if graph.kind(op) != "QUANTIZE":
             continue
         tensor = op.inputs[0]
-        maker = graph.producers().get(tensor)
         # Of codes of the same scale, clipping has nothing to clip.
-        while maker is not None and graph.kind(maker) in ("MAXIMUM", "MINIMUM"):
-            tensor = maker.inputs[0]
-            maker = graph.producers().get(tensor)
+        while tensor in graph.clipped:
+            tensor = graph.producers()[tensor].inputs[0]
         codes = graph.codes_behind(tensor)
         if _all_alike(graph, [codes, op.outputs[0]]):
             graph.redirect(op.outputs[0], codes)
@@ -117,7 +120,7 @@ def _all_alike(graph: Graph, tensors: list[int | None]) -> bool:
     for tensor in tensors:
         if tensor is None or graph.is_constant(tensor):
             return False
-        if graph.type_name(tensor) != "INT8":
+        if not are_activations(graph, tensor):
             return False
         quantization = graph.quantization(tensor)
         scales.add((float(quantization.scale[0]), quantization.zero_point))
@@ -138,4 +141,6 @@ def _copy_chain(
             quantization=graph.quantization(op.outputs[0]),
         )
         tensor = copy.outputs[0]
+        if op.outputs[0] in graph.clipped:
+            graph.clipped.add(tensor)
     return tensor

@@ -15,7 +15,7 @@ from fliqs_keras.export.results import LayerResult, Placement, summarize
 from fliqs_keras.export.specs import LayerSpec, WeightSpec
 from fliqs_keras.export.storage import Storage, storage_of
 from fliqs_keras.export.tracing import Tracer, WeightUse
-from fliqs_keras.export.weights import is_looked_up, replace_constant
+from fliqs_keras.export.weights import find_lookups, replace_constant
 from fliqs_keras.formats import parse_format
 
 __all__ = ["LayerResult", "patch"]
@@ -179,7 +179,6 @@ def _store_weights(
     weights = collections.defaultdict(dict)
     for use in uses:
         weights[use.tensor].setdefault(use.weight, use.match)
-    readers = graph.consumers()
     placements = []
     for tensor, matches in weights.items():
         (first, match), *_ = matches.items()
@@ -187,8 +186,8 @@ def _store_weights(
         note = ""
         codes = None
         if storage is not None:
-            if storage.tensor_type == "INT2" and any(
-                is_looked_up(graph, op, tensor) for op in readers[tensor]
+            if storage.tensor_type == "INT2" and find_lookups(
+                graph, tensor, match, storage.bits
             ):
                 storage = storage_of(parse_format("INT4"))
                 note = "no runtime looks up INT2"

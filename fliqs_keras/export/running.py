@@ -21,7 +21,8 @@ def run_tflite(
     """Runs a LiteRT file on arrays.
 
     An 8-bit integer input or output is quantized, or dequantized, by its own
-    scale, so that values are always those of the Keras model.
+    scale, so that values are always those of the Keras model. Inputs of the
+    integer type of the file are codes already.
 
     Args:
         path: The file.
@@ -91,7 +92,8 @@ class TfliteFile:
 def _quantize(x: np.ndarray, details: dict) -> np.ndarray:
     scale, zero_point = details["quantization"]
     dtype = details["dtype"]
-    if not scale or np.issubdtype(x.dtype, np.integer):
+    # Codes are taken as they are; other integers are read as numbers.
+    if not scale or x.dtype == dtype:
         return x.astype(dtype)
     limits = np.iinfo(dtype)
     codes = np.rint(x / np.float32(scale)) + zero_point

@@ -1,5 +1,7 @@
 """Writing a matched weight into a graph: its codes and their decoding."""
 
+import math
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -9,18 +11,33 @@ from fliqs_keras.export.output_scaling import can_scale_output, scale_output
 from fliqs_keras.export.storage import Storage, encode
 from fliqs_keras.formats import Format
 
-__all__ = ["is_looked_up", "replace_constant"]
+__all__ = ["find_lookups", "replace_constant"]
 
 
-def is_looked_up(graph: Graph, op: schema.OperatorT, tensor: int) -> bool:
-    """Whether an op takes rows out of a table.
+def find_lookups(
+    graph: Graph, tensor: int, match: Match, bits: int
+) -> list[schema.OperatorT]:
+    """Returns the ops that can take rows of codes out of a table.
 
     Args:
         graph: The graph.
-        op: The op.
         tensor: The table.
+        match: The table as codes and scale.
+        bits: Bits of a code that is stored.
     """
-    return graph.kind(op) == "GATHER" and op.inputs[0] == tensor
+    if match.scale.size > 1 and match.axis != match.codes.ndim - 1:
+        # A scale for each row would have to be looked up, too.
+        return []
+    if bits < 8 and math.prod(match.codes.shape[1:]) % 2:
+        # Runtimes copy whole bytes.
+        return []
+    return [
+        op
+        for op in graph.consumers()[tensor]
+        if graph.kind(op) == "GATHER"
+        and op.inputs[0] == tensor
+        and op.builtinOptions.axis == 0
+    ]
 
 
 def replace_constant(
@@ -58,10 +75,7 @@ def replace_constant(
         name=graph.name(tensor),
     )
     readers = graph.consumers()[tensor]
-    lookups = []
-    # A scale for each row would have to be looked up, too.
-    if match.scale.size == 1 or match.axis == match.codes.ndim - 1:
-        lookups = [op for op in readers if is_looked_up(graph, op, tensor)]
+    lookups = find_lookups(graph, tensor, match, storage.bits)
     for op in lookups:
         _decode_output(graph, op, codes, on_tensor, factor, format, storage)
     others = [op for op in readers if op not in lookups]
