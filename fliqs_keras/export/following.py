@@ -63,8 +63,8 @@ def follow(
     Returns:
         The outputs of the file; those of the model; and for each quantizer,
         by its path, how far the values of the file are from being a rounding
-        of what Keras rounds: the mean, as a part of the largest. Zero, if
-        values differ in ties alone; infinite, if the file has none.
+        of what Keras rounds: the root mean square, as a part of the largest.
+        Zero, if values differ in ties alone; infinite, if the file has none.
     """
     size = file.batch_size
     count = min(len(keras.tree.flatten(inputs)[0]), _EXAMPLES)
@@ -79,7 +79,8 @@ def follow(
         with use_hook(_Following(file.observe(fed), excess)):
             pairs.append((file.run(fed), run_keras(batch)))
     actual, expected = (_join(side) for side in zip(*pairs, strict=True))
-    return actual, expected, {k: float(np.mean(v)) for k, v in excess.items()}
+    found = {path: float(np.sqrt(np.mean(v))) for path, v in excess.items()}
+    return actual, expected, found
 
 
 def _join(batches: Sequence[Arrays]) -> Arrays:
@@ -94,7 +95,7 @@ class _Following(CallHook):
 
     Args:
         tensors: What the file computed, in its order.
-        excess: Takes what is found at each quantizer.
+        excess: Takes what is found at each quantizer: the mean square.
     """
 
     def __init__(
@@ -129,8 +130,8 @@ class _Following(CallHook):
         # A value that is nearer than those of the grid is not on it.
         beside = np.abs(found - np.asarray(quantizer(result)))
         further = np.abs(found - x) - np.abs(rounded - x)
-        mean = (beside + np.maximum(further, 0)).mean(dtype="f8")
-        excess.append(mean / (np.abs(rounded).max() or 1))
+        part = (beside + np.maximum(further, 0)) / (np.abs(rounded).max() or 1)
+        excess.append(np.mean(part**2, dtype="f8"))
         return result
 
     def _find(self, values: np.ndarray) -> np.ndarray | None:
