@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,6 +12,13 @@ from keras import ops
 from fliqs_keras.eager_variables import assign_scalar
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.following_quantizers import ActivationQuantizer
+from fliqs_keras.layer_decisions import (
+    LayerDecisions,
+    formats_by_layer,
+    layer_decisions,
+    names_tell,
+)
+from fliqs_keras.layer_formats import FormatsByLayer, split_inputs
 from fliqs_keras.options import Option, option_to_json, parse_option
 from fliqs_keras.quantized_layers import quantized_layers
 from fliqs_keras.quantizers import OFF
@@ -32,6 +39,14 @@ class FormatAssignment(Mapping):
 
     Args:
         options: Mapping from decision name to a format, its name, or a size.
+        layers: The decisions that each layer follows, by its path. Defaults
+            to those of `options`, if that is an assignment, or else to none.
+
+    Attributes:
+        layers: These; `None` if the names of decisions, as patterns, tell the
+            formats. They do not where groups overlap or go with `exclude`, or
+            where all inputs stay in float: `from_model` then adds the layers,
+            for `fliqs_keras.apply`.
 
     Raises:
         ValueError: If a format is unknown.
@@ -43,10 +58,18 @@ class FormatAssignment(Mapping):
     4
     """
 
-    def __init__(self, options: Mapping[str, str | Option]):
+    def __init__(
+        self,
+        options: Mapping[str, str | Option],
+        *,
+        layers: Mapping[str, LayerDecisions] | None = None,
+    ):
         self._options = {
             str(name): parse_option(option) for name, option in options.items()
         }
+        if layers is None and isinstance(options, FormatAssignment):
+            layers = options.layers
+        self.layers = layers
 
     def __getitem__(self, decision: str) -> Option:
         return self._options[decision]
@@ -61,7 +84,7 @@ class FormatAssignment(Mapping):
         return hash(frozenset(self._options.items()))
 
     def __repr__(self) -> str:
-        return f"FormatAssignment({self._as_json()})"
+        return f"FormatAssignment({self._options_as_json()})"
 
     @classmethod
     def from_model(cls, model: keras.Model) -> "FormatAssignment":
@@ -83,7 +106,18 @@ class FormatAssignment(Mapping):
                     f"a quantizer of decision {decision.name!r} that is off"
                 )
             options[decision.name] = decision.options[index]
-        return cls(options)
+        layers = layer_decisions(model)
+        if names_tell(model, options, layers):
+            layers = None
+        return cls(options, layers=layers)
+
+    def by_layer(
+        self,
+    ) -> tuple[Mapping[str, Option], FormatsByLayer | None]:
+        """Returns the formats of weights and of activations, by layer."""
+        if self.layers is None:
+            return split_inputs(self._options)
+        return formats_by_layer(self._options, self.layers)
 
     def apply_to(self, model: keras.Model) -> None:
         """Sets the options of a quantized model.
@@ -114,7 +148,14 @@ class FormatAssignment(Mapping):
         """Writes the assignment to a JSON file."""
         write_atomically(path, json.dumps(self._as_json(), indent=2) + "\n")
 
-    def _as_json(self) -> dict[str, str | int]:
+    def _as_json(self) -> dict[str, Any]:
+        options = self._options_as_json()
+        if self.layers is None:
+            return options
+        layers = {path: pair._asdict() for path, pair in self.layers.items()}
+        return {"options": options, "layers": layers}
+
+    def _options_as_json(self) -> dict[str, str | int]:
         return {name: option_to_json(o) for name, o in self._options.items()}
 
     @classmethod
@@ -125,13 +166,38 @@ class FormatAssignment(Mapping):
             ValueError: If the file does not hold a JSON object of format
                 names and sizes.
         """
-        options = read_json(path)
-        if not isinstance(options, dict):
+        content = read_json(path)
+        if not isinstance(content, dict):
             raise ValueError(
                 "Expected a JSON object from decision to format name in "
-                f"{str(path)!r}. Received: {type(options).__name__}"
+                f"{str(path)!r}. Received: {type(content).__name__}"
             )
-        return cls(options)
+        # A decision, whatever its name, takes a format or a size.
+        if not isinstance(content.get("options"), dict):
+            return cls(content)
+        return cls(content["options"], layers=_read_layers(content, path))
+
+
+def _read_layers(
+    content: dict[str, Any], path: str | os.PathLike
+) -> dict[str, LayerDecisions]:
+    names = {None, *content["options"]}
+    try:
+        layers = {
+            layer: LayerDecisions(**pair)
+            for layer, pair in content["layers"].items()
+        }
+        is_right = all(names.issuperset(pair) for pair in layers.values())
+    except (AttributeError, KeyError, TypeError):
+        is_right = False
+    if not is_right:
+        raise ValueError(
+            "Expected `layers` to hold the decisions on `weights` and "
+            f"`activations` of each layer in {str(path)!r}. Received: "
+            f"{content.get('layers')!r}, of the decisions "
+            f"{list(content['options'])}"
+        )
+    return layers
 
 
 class Switch(Protocol):

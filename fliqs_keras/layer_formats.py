@@ -16,7 +16,7 @@ TIED = "tied"
 def split_inputs(
     formats: Mapping[str, Formats],
 ) -> tuple[Mapping[str, Formats], FormatsByLayer]:
-    """Takes the decisions of an assignment apart: of weights, of inputs."""
+    """Takes decisions of layers apart, by name: of weights, of inputs."""
     # A decision of several layers is named by all of them.
     parts = {
         part + (INPUT if name.endswith(INPUT) else ""): value
@@ -37,10 +37,39 @@ def take(formats: Any, lineage: Lineage) -> tuple[Format, ...]:
     """Returns the formats of a layer, from those of all or by pattern."""
     if not isinstance(formats, Mapping):
         return formats
+    return formats.get(_pattern_of(formats, lineage), ())
+
+
+def check_order(
+    formats: Mapping[str, Any], lineages: Iterable[Lineage]
+) -> None:
+    """Checks that no pattern stands behind one that takes all its layers.
+
+    Raises:
+        ValueError: If one does, and the formats of the two differ.
+    """
+    paths = {list(lineage)[-1] for lineage in lineages}
+    for pattern in formats.keys() - paths:
+        taken = {
+            _pattern_of(formats, lineage)
+            for lineage in lineages
+            if selects(pattern, lineage)
+        }
+        hiding = [p for p in taken - paths if formats[p] != formats[pattern]]
+        if hiding and pattern not in taken:
+            raise ValueError(
+                "Expected each pattern to give some layer its formats; a "
+                "layer takes those of the first that selects it. Received: "
+                f"{pattern!r}, whose layers are taken by {hiding[0]!r}. Put "
+                f"{pattern!r} first"
+            )
+
+
+def _pattern_of(formats: Mapping[str, Any], lineage: Lineage) -> str | None:
     path = list(lineage)[-1]
     if path in formats:
-        return formats[path]
-    return next((f for k, f in formats.items() if selects(k, lineage)), ())
+        return path
+    return next((p for p in formats if selects(p, lineage)), None)
 
 
 def union(name: str, a: Any, b: Any) -> tuple[Format, ...]:

@@ -9,6 +9,7 @@ from fliqs_keras import _keras
 from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.adapted_state import copy_adapted_state
 from fliqs_keras.architecture_plans import Masks, plan_sizes
+from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.layer_plans import LayerPlan, plan_layers
 from fliqs_keras.model_layers import (
@@ -22,7 +23,7 @@ from fliqs_keras.quantize_configs import (
     ACTIVATIONS,
     SwitchableQuantizeConfig,
 )
-from fliqs_keras.quantize_registry import as_switchable
+from fliqs_keras.quantize_registry import as_switchable, find_quantize_config
 from fliqs_keras.quantized_containers import hold_quantized_layers
 from fliqs_keras.quantized_layers import (
     make_quantizers,
@@ -65,7 +66,8 @@ def apply(
         search_space: A `SearchSpace`, or a list of formats or format names.
             One format is plain quantization-aware training, and so is a
             `FormatAssignment`: each of its layers takes its format, and other
-            layers are left in float.
+            layers are left in float. One of a model has its weights and its
+            activations in the formats of that model, each layer on its own.
         quantize_configs: Quantize configs by the path, the name or the class
             of layers, which go before those of
             `fliqs_keras.register_quantize_config`.
@@ -95,9 +97,12 @@ def apply(
     >>> quantized = fliqs_keras.apply(model, ["INT4", "INT8"])
     """
     if isinstance(search_space, Mapping) and ACTIVATIONS in search_space:
-        search_space = dict(search_space)
-        given = search_space.pop(ACTIVATIONS)
+        given = search_space[ACTIVATIONS]
         every_tensor = given if every_tensor is None else every_tensor
+        others = {k: v for k, v in search_space.items() if k != ACTIVATIONS}
+        if isinstance(search_space, FormatAssignment):
+            others = FormatAssignment(others, layers=search_space.layers)
+        search_space = others
     space = SearchSpace.of(search_space)
     tensor_format = None if every_tensor is None else parse_format(every_tensor)
     _check_model(model)
@@ -172,10 +177,13 @@ def _quantize_every_tensor(
         layer = place.layer
         config = chosen.get(id(layer))
         at = tensors.get(id(layer))
-        if config is None and at and at.output and space.admits(place.lineage):
-            config = SwitchableQuantizeConfig(()).for_decision((), place.path)
         if config is None:
-            continue
+            is_left_out = find_quantize_config(
+                layer, own, place.path
+            ) is not None or not space.admits(place.lineage)
+            if is_left_out or not at or not at.output:
+                continue
+            config = SwitchableQuantizeConfig(()).for_decision((), place.path)
         keys = {place.path, layer.name, *type(layer).__mro__}
         if keys.isdisjoint(own):
             # Embeddings read ids, which are no numbers.

@@ -13,6 +13,7 @@ import keras
 from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.architecture import SizeChoice, choice_from_json
 from fliqs_keras.architecture_plans import plan_sizes
+from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.files import read_json, write_atomically
 from fliqs_keras.formats import Format
 from fliqs_keras.hardware_targets import Target
@@ -20,6 +21,7 @@ from fliqs_keras.layer_formats import (
     TIED,
     Formats,
     FormatsByLayer,
+    check_order,
     names_of,
     parse_by_layer,
     split_inputs,
@@ -56,9 +58,11 @@ class SearchSpace:
     Args:
         formats: Formats or their names, at least one, each once. A single
             format is plain quantization-aware training. Or a dictionary from
-            patterns to such formats, as a `FormatAssignment` is: a layer
-            takes those of its own path or else of the first pattern that
-            selects it, and one that none selects is left out.
+            patterns to such formats: a layer takes those of its own path or
+            else of the first pattern that selects it, and one that none
+            selects is left out. Or a `FormatAssignment`: that of a model
+            gives each layer the format that it has there, and leaves in float
+            what is in float there; any other is such a dictionary.
         include: The layers to quantize. Each of a list of selectors, or a
             single one, is a pattern of layer paths, in which `*` and `?`
             stand for any characters (`"block1/*"`), a layer class, or a
@@ -107,8 +111,8 @@ class SearchSpace:
 
     def __post_init__(self):
         formats, activations = self.formats, self.activations
-        if isinstance(formats, Mapping) and activations == TIED:
-            formats, activations = split_inputs(formats)
+        if isinstance(formats, Mapping):
+            formats, activations = _take_apart(formats, activations)
         if isinstance(formats, Mapping) and not formats:
             raise ValueError(
                 "Expected `formats` to hold the formats of at least one "
@@ -338,12 +342,14 @@ class SearchSpace:
             lineages: Those of the layers that can be quantized.
 
         Raises:
-            ValueError: If one does not, which is a slip of the pen.
+            ValueError: If one does not, which is a slip of the pen, or if a
+                pattern before it gives its layers other formats.
         """
         selectors = [*(self.include or ()), *self.exclude, *self.groups]
         for formats in (self.formats, self.activations):
             if isinstance(formats, Mapping):
                 selectors += formats
+                check_order(formats, lineages)
         for selector in selectors:
             is_function = callable(selector) and not isinstance(selector, type)
             if is_function or any(selects(selector, v) for v in lineages):
@@ -354,3 +360,15 @@ class SearchSpace:
                 f"{selector!r}, which selects none of "
                 f"{[list(lineage)[-1] for lineage in lineages]}"
             )
+
+
+def _take_apart(
+    formats: Mapping[str, Formats], activations: FormatsByLayer | None
+) -> tuple[Mapping[str, Formats], FormatsByLayer | None]:
+    """Returns the formats of weights and, unless given, of activations."""
+    if isinstance(formats, FormatAssignment):
+        weights, own = formats.by_layer()
+        return weights, own if activations == TIED else activations
+    if activations == TIED:
+        return split_inputs(formats)
+    return formats, activations

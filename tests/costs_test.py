@@ -216,7 +216,17 @@ def test_wrong_assignment_changes_nothing(model, change):
     assert fliqs_keras.FormatAssignment.from_model(model) == before
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"a": "INT99"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[1]",
+        '{"a": "INT99"}',
+        '{"options": {"a": "INT8"}}',
+        '{"options": {"a": "INT8"}, "layers": {"b": {"weights": "a"}}}',
+        '{"options": {}, "layers": {"b": {"weights": "a", "activations": 1}}}',
+    ],
+)
 def test_broken_file_is_refused(content, tmp_path):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ValueError, match="Received"):

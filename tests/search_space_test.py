@@ -9,6 +9,8 @@ from keras import layers
 
 import fliqs_keras
 from fliqs_keras import FLIQS_L, FLIQS_S, FLIQS_S_FLOAT, SearchSpace
+from fliqs_keras.assignments import decisions
+from fliqs_keras.quantized_layers import quantized_layers
 from tests.testing import SubclassedModel
 
 
@@ -27,10 +29,11 @@ def build_net():
     x = layers.Dense(4, name="block1_b")(x)
     left = layers.Dense(4, name="left")(x)
     right = layers.Dense(4, name="right")(x)
-    x = layers.Add()([left, right])
+    x = layers.Add(name="add")([left, right])
     return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
 
+PAIR = ["INT4", "INT8"]
 NAMES = ["block1_a", "block1_b", "left", "right", "head"]
 
 
@@ -218,6 +221,59 @@ def test_assignment_with_inputs_is_a_search_space(name):
     assert {n for n in found if ":" in n} == {f"{n}:input" for n in NAMES}
 
 
+def formats_by_layer(model):
+    """The formats that each quantizer of each layer stands on."""
+    return {
+        layer.name: {q.name: q.format.name for q in layer.quantizers()}
+        for layer in quantized_layers(model)
+    }
+
+
+# The last says whether the names of decisions tell the formats.
+ROUND_TRIPS = {
+    "weights_only": ({"activations": None}, None, False),
+    "groups_and_exclude": ({"groups": "*", "exclude": "head"}, None, False),
+    "overlapping_groups": ({"groups": ["*_b", "*"]}, None, False),
+    "separate_group": (
+        {"groups": "*", "activations": {"*t": PAIR}},
+        None,
+        False,
+    ),
+    "every_tensor_but_some": ({"exclude": ["left", "head"]}, "INT8", True),
+    "every_tensor_of_a_group": ({"groups": "*"}, "INT8", True),
+    "shared_inputs": ({"shared_inputs": True}, None, True),
+}
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_assignment_of_a_model_gives_back_its_formats(name, tmp_path):
+    arguments, every_tensor, is_told = ROUND_TRIPS[name]
+    space = SearchSpace(PAIR, **arguments)
+    model = fliqs_keras.apply(build_net(), space, every_tensor=every_tensor)
+    for number, decision in enumerate(decisions(model)):
+        for switch in decision.switches:
+            switch.index.assign(number % len(decision.options))
+    assignment = fliqs_keras.FormatAssignment.from_model(model)
+    assert (assignment.layers is None) == is_told
+    assignment.to_json(tmp_path / "assignment.json")
+    read = fliqs_keras.FormatAssignment.from_json(tmp_path / "assignment.json")
+    for given in (fliqs_keras.FormatAssignment(assignment), read):
+        again = fliqs_keras.apply(build_net(), given)
+        assert formats_by_layer(again) == formats_by_layer(model)
+        given.apply_to(model)
+
+
+def test_arguments_go_before_what_an_assignment_of_a_model_says():
+    space = SearchSpace(PAIR, groups="*", activations=PAIR)
+    model = fliqs_keras.apply(build_net(), space)
+    assignment = fliqs_keras.FormatAssignment.from_model(model)
+    space = SearchSpace(assignment, activations=None, exclude="head")
+    again = fliqs_keras.apply(build_net(), space)
+    assert formats_by_layer(again) == {
+        name: {"kernel_quantizer": "INT8"} for name in NAMES[:-1]
+    }
+
+
 @pytest.mark.parametrize(
     "space, message",
     [
@@ -245,6 +301,10 @@ def test_assignment_with_inputs_is_a_search_space(name):
         ),
         ({"formats": "INT4", "activations": []}, "at least one format"),
         ({"formats": {"left": "INT4", "width": 16}}, "names of .*: 16.*sizes"),
+        (
+            {"formats": {"*": "INT4", "left": "INT8", "block1_*": "INT8"}},
+            r"'block1_\*', .* by '\*'",
+        ),
     ],
     ids=[
         "group_formats",
@@ -255,6 +315,7 @@ def test_assignment_with_inputs_is_a_search_space(name):
         "shared_float",
         "empty",
         "size",
+        "hidden_pattern",
     ],
 )
 def test_space_is_refused(space, message):
