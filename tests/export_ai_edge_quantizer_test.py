@@ -113,6 +113,29 @@ def test_formats_it_lacks_are_refused(name):
         fliqs_keras.to_ai_edge_quantizer_recipe({"conv": name})
 
 
+def test_decisions_on_inputs_and_sizes_are_left_out():
+    of_weights = {"stem": "INT8", "head": "INT4"}
+    others = {
+        "stem:width": 8,
+        "head:input": "E4M3",
+        "stem+head:input": "BF16",
+        "*:activations": "E4M3",
+    }
+    assert fliqs_keras.to_ai_edge_quantizer_recipe(
+        {**of_weights, **others}
+    ) == fliqs_keras.to_ai_edge_quantizer_recipe(of_weights)
+
+
+def test_decisions_of_several_layers_are_rules_for_each():
+    assert fliqs_keras.to_ai_edge_quantizer_recipe(
+        {"a+b": "INT4", "c": "INT8"}
+    ) == fliqs_keras.to_ai_edge_quantizer_recipe(
+        {"a": "INT4", "b": "INT4", "c": "INT8"}
+    )
+    with pytest.raises(ValueError, match=r"of \['block_\*'\]"):
+        fliqs_keras.to_ai_edge_quantizer_recipe({"block_*": "INT4"})
+
+
 def test_other_activation_bits_are_refused():
     with pytest.raises(ValueError, match="activation_bits=4"):
         fliqs_keras.to_ai_edge_quantizer_recipe({"conv": "INT8"}, 4)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fliqs_keras.assignments import FormatAssignment
 from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.quantize_configs import ACTIVATIONS
 
 __all__ = ["to_ai_edge_quantizer_recipe"]
 
@@ -34,7 +35,8 @@ def to_ai_edge_quantizer_recipe(
 
     Args:
         assignment: Formats by the path of layers: integers of at most 8 bits,
-            FP16, and FP32 for layers that stay in float.
+            FP16, and FP32 for layers that stay in float. Decisions on inputs,
+            on all tensors and on sizes are left out.
         activation_bits: 8 or 16: activations are quantized too, to integers
             with ranges from calibration, except in layers of FP16. Defaults
             to `None`: they stay float, and weights are decoded.
@@ -44,8 +46,8 @@ def to_ai_edge_quantizer_recipe(
         `ai_edge_quantizer.quantizer.Quantizer.load_quantization_recipe`.
 
     Raises:
-        ValueError: If a format is of another kind, or `activation_bits` of
-            another number.
+        ValueError: If a format is of another kind, `activation_bits` of
+            another number, or a decision one of a pattern.
 
     Example:
 
@@ -58,16 +60,35 @@ def to_ai_edge_quantizer_recipe(
             "Expected `activation_bits` to be 8, 16 or None. Received: "
             f"activation_bits={activation_bits!r}"
         )
-    assignment = FormatAssignment(assignment)
+    formats = _formats_of_weights(assignment)
     recipe = []
-    for position, (path, number_format) in enumerate(assignment.items()):
+    for position, (path, number_format) in enumerate(formats.items()):
         rule = _rule(path, number_format, activation_bits)
         # The converter may number a layer's name.
         names = [rf"(^|[/;]){re.escape(path)}(_\d+)?([/;]|$)"]
-        if position == len(assignment) - 1:
+        if position == len(formats) - 1:
             names.append(_OUTPUT_NAME)
         recipe.append({"regex": "|".join(names), "operation": "*", **rule})
     return recipe
+
+
+def _formats_of_weights(
+    assignment: Mapping[str, str | Format],
+) -> dict[str, Format]:
+    options, _ = FormatAssignment(assignment).by_layer()
+    formats = {
+        name: option
+        for name, option in options.items()
+        if isinstance(option, Format) and name != ACTIVATIONS
+    }
+    if patterns := [name for name in formats if {"*", "?"} & set(name)]:
+        raise ValueError(
+            "Expected formats by the paths of layers, by which tensors are "
+            f"found. Received: formats of {patterns}. Take those of the layers "
+            "from `FormatAssignment.from_model(fliqs_keras.apply(model, "
+            "assignment))`"
+        )
+    return formats
 
 
 def _rule(
