@@ -38,7 +38,7 @@ from fliqs_keras.reports import summary as summary
 from fliqs_keras.budgets import BudgetTable as BudgetTable
 from fliqs_keras.budgets import budget as budget
 from fliqs_keras.calibration import calibrate as calibrate
-from fliqs_keras.calibration import (
+from fliqs_keras.batch_norm import (
     recalibrate_batch_norm as recalibrate_batch_norm,
 )
 from fliqs_keras.reinforce import Reinforce as Reinforce

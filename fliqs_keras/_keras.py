@@ -6,12 +6,12 @@ function here, so that a Keras release that moves one fails loudly.
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras.src.backend import AutocastScope
+from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import (
     Functional,
@@ -48,6 +48,33 @@ class SubstituteScope(keras.StatelessScope):
         else:
             variable, value = update
             variable._direct_assign(value)
+
+
+class UpdateScope(SubstituteScope):
+    """A scope in which updates of some variables are noted, not made.
+
+    Args:
+        variables: The variables.
+        substitutes: As of `SubstituteScope`.
+
+    Attributes:
+        updates: What each variable would be set to, in order, by its `id`.
+    """
+
+    def __init__(
+        self,
+        variables: Iterable[keras.Variable],
+        substitutes: Iterable[tuple[keras.Variable, Tensor]] = (),
+    ) -> None:
+        super().__init__(substitutes)
+        self.updates: dict[int, list[Tensor]] = {id(v): [] for v in variables}
+
+    def add_update(self, update):
+        variable, value = update
+        if id(variable) in self.updates:
+            self.updates[id(variable)].append(value)
+        else:
+            super().add_update(update)
 
 
 def master_value(variable: keras.Variable) -> Tensor:
@@ -246,37 +273,75 @@ def call_on_zeros(model: keras.Model) -> Any:
 
 
 def _call_on_zeros(model: keras.Model) -> Any:
+    args, kwargs = _examples(model, keras.ops.zeros)
+    if isinstance(model, Functional | keras.Sequential):
+        kwargs["training"] = False
+    return model(*args, **kwargs)
+
+
+def count_updates(
+    model: keras.Model, variables: Sequence[keras.Variable]
+) -> list[int]:
+    """Returns how often a call in training updates each variable.
+
+    The call is traced, not computed: what stands in a loop of the backend
+    counts once.
+
+    Raises:
+        UnknownShapeError: If the model does not know the shapes of its inputs.
+    """
+    counts = []
+
+    def call(*args, **kwargs):
+        with UpdateScope(variables) as scope:
+            model(*args, **kwargs, training=True)
+        counts[:] = [len(scope.updates[id(v)]) for v in variables]
+
+    args, kwargs = _examples(model, keras.KerasTensor)
+    compute_output_spec(call, *args, **kwargs)
+    return counts
+
+
+def _examples(
+    model: keras.Model, make: Callable[[tuple[int, ...], str], Tensor]
+) -> tuple[tuple, dict[str, Any]]:
+    """Returns arguments to call a model with, of tensors that `make` makes."""
+
+    def of_shape(shape, dtype="float32"):
+        return make(_known_shape(model, shape), dtype)
+
+    def of_shapes(shapes):
+        # Of the batch that the model was called with, the size is arbitrary.
+        return keras.tree.map_shape_structure(
+            lambda shape: of_shape((None, *shape[1:])), shapes
+        )
+
     if isinstance(model, Functional | keras.Sequential):
         # `Sequential.input` needs a call; `inputs` has no structure.
         is_sequential = isinstance(model, keras.Sequential)
         inputs = model.inputs[0] if is_sequential else model.input
-        example = keras.tree.map_structure(
-            lambda x: _zeros(model, x.shape, x.dtype), inputs
-        )
-        return model(example, training=False)
+        return (
+            keras.tree.map_structure(
+                lambda x: of_shape(x.shape, x.dtype), inputs
+            ),
+        ), {}
     shapes = model.get_build_config() or {}
     if "input_shape" in shapes:
-        return model(_zero_structure(model, shapes["input_shape"]))
+        return (of_shapes(shapes["input_shape"]),), {}
     if "shapes_dict" in shapes:
-        arguments = {
-            name.removesuffix("_shape"): _zero_structure(model, shape)
+        return (), {
+            name.removesuffix("_shape"): of_shapes(shape)
             for name, shape in shapes["shapes_dict"].items()
         }
-        return model(**arguments)
     raise UnknownShapeError(
         f"Expected model {model.name!r} to know the shapes of its inputs. "
         "Received: a model without them. Call it on a batch of data first"
     )
 
 
-def _zero_structure(model: keras.Model, shapes: Any) -> Any:
-    # Of the batch that the model was called with, the size does not matter.
-    return keras.tree.map_shape_structure(
-        lambda shape: _zeros(model, (None, *shape[1:]), "float32"), shapes
-    )
-
-
-def _zeros(model: keras.Model, shape: tuple[int | None, ...], dtype: str):
+def _known_shape(
+    model: keras.Model, shape: tuple[int | None, ...]
+) -> tuple[int, ...]:
     shape = (shape[0] or 1, *shape[1:])
     if None in shape:
         raise UnknownShapeError(
@@ -284,4 +349,4 @@ def _zeros(model: keras.Model, shape: tuple[int | None, ...], dtype: str):
             f"but for the batch. Received: an input of shape {shape}. Build "
             "the model with a fixed input shape"
         )
-    return keras.ops.zeros(shape, dtype)
+    return shape

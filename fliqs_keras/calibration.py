@@ -1,4 +1,4 @@
-"""Thresholds, activation ranges and batch-normalization statistics."""
+"""Thresholds and activation ranges, from data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,11 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
 from fliqs_keras.quantized_layers import CallHook, quantized_layers, use_hook
 
-__all__ = ["calibrate", "recalibrate_batch_norm"]
+__all__ = ["calibrate"]
 
 _VALUES_A_BATCH = 16384
 
@@ -82,7 +81,7 @@ def calibrate(model: keras.Model, data: Any) -> None:
     decisions(model)
     observer = _ActivationObserver()
     with use_hook(observer):
-        for inputs in _batches(model, data):
+        for inputs in input_batches(model, data):
             model(inputs, training=False)
     for layer in quantized_layers(model):
         for quantizer in layer.activation_quantizers():
@@ -121,94 +120,19 @@ def require_thresholds(model: keras.Model) -> None:
         )
 
 
-def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
-    """Sets batch-normalization statistics to their averages over data.
-
-    Worth calling after another assignment was applied to a trained model:
-    the statistics still belong to the formats it was trained in.
+def input_batches(
+    model: keras.Model, data: Any, batch_size: int = 128
+) -> Iterator[Any]:
+    """Yields batches of inputs.
 
     Args:
-        model: A model whose batch-normalization layers are called once in a
-            step.
-        data: Inputs, as in `fliqs_keras.calibrate`.
+        model: The model that takes them.
+        data: Inputs, as in `calibrate`.
+        batch_size: Size of the batches of arrays.
 
     Raises:
         ValueError: If the data is empty.
     """
-    window = BatchNormWindow(model)
-    window.clear()
-    steps = 0
-    try:
-        with use_hook(FixedThresholds()):
-            for inputs in _batches(model, data):
-                model(inputs, training=True)
-                steps += 1
-    except BaseException:
-        window.undo()
-        raise
-    window.close(steps)
-
-
-class BatchNormWindow:
-    """Averages batch-normalization statistics over the steps since it opened.
-
-    After `k` steps the moving statistics are `v_k = m^k v_0 + ...`, with
-    `m` the momentum. What is left of the old ones, `m^k v_0`, is taken out
-    and the rest is brought to weight one, as Adam corrects its moments. That
-    needs no data and no forward pass of its own.
-
-    Args:
-        model: The model. Frozen batch-normalization layers are left alone.
-    """
-
-    def __init__(self, model: keras.Model):
-        self._opened = []
-        for layer in _keras.flatten_layers(model):
-            is_norm = isinstance(layer, keras.layers.BatchNormalization)
-            if is_norm and layer.trainable:
-                for variable in (layer.moving_mean, layer.moving_variance):
-                    value = ops.convert_to_numpy(variable).astype("float64")
-                    self._opened.append((variable, layer.momentum, value))
-
-        self._before = self._opened
-
-    def clear(self) -> None:
-        """Sets the statistics to zero, for a window that no one looks into.
-
-        Small variances are lost beside one, where they start.
-        """
-        self._before = [
-            (variable, momentum, np.zeros_like(value))
-            for variable, momentum, value in self._opened
-        ]
-        for variable, _, value in self._before:
-            variable.assign(value)
-
-    def undo(self) -> None:
-        """Sets the statistics to what they were when the window opened."""
-        for variable, _, value in self._opened:
-            variable.assign(value)
-
-    def close(self, steps: int) -> None:
-        """Sets the statistics.
-
-        Args:
-            steps: Number of training steps since the window opened. Nothing
-                is done at zero.
-        """
-        if steps < 1:
-            return
-        for variable, momentum, before in self._before:
-            after = ops.convert_to_numpy(variable).astype("float64")
-            kept = float(momentum) ** steps
-            if kept < 1.0:
-                variable.assign((after - kept * before) / (1.0 - kept))
-
-
-def _batches(
-    model: keras.Model, data: Any, batch_size: int = 128
-) -> Iterator[Any]:
-    """Yields batches of inputs."""
     if _is_structure(model, data):
         size = len(keras.tree.flatten(data)[0])
         batches = (

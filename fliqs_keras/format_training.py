@@ -10,6 +10,7 @@ from absl import logging
 
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
+from fliqs_keras.batch_norm import BatchNormWindow
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.cost_targets import cost_table
@@ -104,7 +105,7 @@ class FormatTraining(keras.callbacks.Callback):
         self._set_formats = FormatSetter(self._decisions)
         if self.data is not None:
             self._probe = LossProbe(self.model, self._set_formats, self.data)
-        self._window: calibration.BatchNormWindow | None = None
+        self._window = BatchNormWindow(self.model)
         self._window_batches = 0
         self._step = 0
         self._batch_size = 0.0
@@ -154,8 +155,8 @@ class FormatTraining(keras.callbacks.Callback):
             controller.observe(self._probe(probes, self._examples_for(probes)))
         is_last_phase = controller.settled and self._step >= self._window_step
         is_planned = self._step < self._total_steps
-        if is_last_phase and is_planned and self._window is None:
-            self._window = calibration.BatchNormWindow(self.model)
+        if is_last_phase and is_planned and not self._window.is_open:
+            self._window.open()
             self._window_batches = 0
         self._stand_on(controller.choice)
 
@@ -229,9 +230,8 @@ class FormatTraining(keras.callbacks.Callback):
             self._log = None
 
     def _close_window(self) -> None:
-        if self._window is not None:
+        if self._window.is_open:
             self._window.close(self._window_batches)
-            self._window = None
 
     def _is_logged(self) -> bool:
         is_last = self._step == self._total_steps - 1

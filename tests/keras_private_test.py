@@ -31,6 +31,27 @@ def test_substitute_scope_within_another_passes_updates_on():
     np.testing.assert_array_equal(outer.get_current_value(state), [5.0, 5.0])
 
 
+def test_update_scope_notes_updates_of_some_variables():
+    noted, other = (keras.Variable(np.zeros(2, "float32")) for _ in range(2))
+    with _keras.UpdateScope([noted]) as scope:
+        for value in (3.0, 5.0):
+            noted.assign([value, value])
+        other.assign([7.0, 7.0])
+    np.testing.assert_array_equal(scope.updates[id(noted)], [[3, 3], [5, 5]])
+    np.testing.assert_array_equal(noted + 0, [0.0, 0.0])
+    np.testing.assert_array_equal(other + 0, [7.0, 7.0])
+
+
+def test_updates_of_a_call_in_training_are_counted():
+    norms = [layers.BatchNormalization() for _ in range(3)]
+    norms[2].trainable = False
+    x = keras.Input((2,))
+    y = layers.Add()([norms[1](norms[1](norms[0](x))), norms[2](x)])
+    means = [norm.moving_mean for norm in norms]
+    assert _keras.count_updates(keras.Model(x, y), means) == [1, 2, 0]
+    np.testing.assert_array_equal(means[1] + 0, [0.0, 0.0])
+
+
 def test_master_value_is_not_cast():
     layer = layers.Dense(2, dtype="mixed_bfloat16")
     layer.build((None, 3))
