@@ -19,6 +19,7 @@ from fliqs_keras.model_layers import (
     left_out,
     walk_layers,
 )
+from fliqs_keras.own_classes import own_classes
 from fliqs_keras.quantize_configs import (
     ACTIVATIONS,
     SwitchableQuantizeConfig,
@@ -246,22 +247,12 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _copy_model(model: keras.Model) -> keras.Model:
-    # `clone_model` would rename the inputs. Classes that are not registered
-    # are found by their names.
-    classes = {}
-    for layer in _keras.flatten_layers(model):
-        cls = type(layer)
-        name = cls.__name__
-        is_unregistered = keras.saving.get_registered_name(cls) == name
-        if not cls.__module__.startswith("keras.") and is_unregistered:
-            if classes.setdefault(name, cls) is not cls:
-                raise ValueError(
-                    "Expected layer classes of different names. Received: two "
-                    f"classes {name!r}. Register them with Keras, by "
-                    "`keras.saving.register_keras_serializable(package)`, or "
-                    "have `fliqs_keras.apply` quantize the model itself, with "
-                    "`inplace=True`"
-                )
+    # `clone_model` would rename the inputs.
+    classes = own_classes(
+        model,
+        ", or have `fliqs_keras.apply` quantize the model itself, with "
+        "`inplace=True`",
+    )
     try:
         with keras.saving.custom_object_scope(classes):
             copy = type(model).from_config(model.get_config())

@@ -256,6 +256,24 @@ def test_classes_of_one_name_are_told_apart():
     np.testing.assert_allclose(model(X), before, rtol=1e-2, atol=1e-1)
 
 
+def test_classes_that_are_not_registered_are_extracted():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, name="wide"),
+            layers.Dense(2),
+            scale_class(2.0)(),
+        ]
+    )
+    width = fliqs_keras.nas.Width("wide", [4, 8])
+    space = fliqs_keras.SearchSpace(["INT8"], architecture=width)
+    model = fliqs_keras.apply(model, space)
+    fliqs_keras.calibrate(model, X)
+    fliqs_keras.FormatAssignment({"wide:width": 4}).apply_to(model)
+    small = fliqs_keras.nas.extract(model)
+    np.testing.assert_allclose(small(X), model(X), rtol=1e-5)
+
+
 @keras.saving.register_keras_serializable("unusual_models_test")
 class Gated(layers.Dense):
     """Has a layer and a matrix besides what a dense layer has."""
