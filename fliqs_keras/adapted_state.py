@@ -4,6 +4,8 @@ import tempfile
 
 import keras
 
+from fliqs_keras import _keras
+
 _LOOKUPS = (
     keras.layers.IntegerLookup,
     keras.layers.StringLookup,
@@ -25,7 +27,25 @@ def copy_adapted_state(
     elif hasattr(layer, "save_assets") and not _waits_for_words(layer):
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
+            _copy_frequencies(layer, counterpart)
             counterpart.load_assets(folder)
+
+
+def _copy_frequencies(
+    layer: keras.layers.Layer, counterpart: keras.layers.Layer
+) -> None:
+    """Copies how rare words are, which assets leave to variables."""
+    pairs = zip(
+        _keras.flatten_layers(layer),
+        _keras.flatten_layers(counterpart),
+        strict=True,
+    )
+    for lookup, lookup_copy in pairs:
+        # That of a text vectorization is a layer in it.
+        if isinstance(lookup, _LOOKUPS) and not _waits_for_words(lookup):
+            variables = {}
+            lookup.save_own_variables(variables)
+            lookup_copy.load_own_variables(variables)
 
 
 def _waits_for_words(layer: keras.layers.Layer) -> bool:

@@ -63,6 +63,27 @@ def test_adapted_vocabularies_are_copied(kind):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["string", "integer", "text"])
+def test_adapted_frequencies_are_copied(kind):
+    lookup, words, dtype = {
+        "string": (layers.StringLookup, ["b", "a", "b"], "string"),
+        "integer": (layers.IntegerLookup, [7, 5, 7], "int64"),
+        "text": (layers.TextVectorization, ["b", "a", "b"], "string"),
+    }[kind]
+    lookup = lookup(output_mode="tf_idf", name="lookup")
+    lookup.adapt(np.array(words))
+    inputs = keras.Input((1,), dtype=dtype)
+    model = keras.Model(inputs, layers.Dense(2)(lookup(inputs)))
+    quantized = fliqs_keras.apply(model, "INT16")
+    import tensorflow as tf
+
+    data = tf.constant(words, dtype)[:, None]
+    np.testing.assert_array_equal(
+        quantized.get_layer("lookup")(data), lookup(data)
+    )
+
+
+@pytest.mark.tensorflow
 def test_vocabularies_that_are_given_or_not_known_yet_are_no_error():
     for options in ({"vocabulary": ["a", "b"]}, {}):
         inputs = keras.Input((1,), dtype="string")
