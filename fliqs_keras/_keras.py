@@ -100,6 +100,14 @@ def stored_value(variable: keras.Variable) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean | None:
+    """Returns the metric in which Keras's own `train_step` tracks the loss.
+
+    It weighs the loss of each batch by the number of its examples.
+    """
+    return model._loss_tracker
+
+
 def holds_layers_openly(layer: keras.layers.Layer) -> bool:
     """Whether the config of a layer is made of those of its sublayers."""
     return type(layer) in (keras.Sequential, Functional)

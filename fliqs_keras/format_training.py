@@ -10,12 +10,12 @@ from absl import logging
 
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
+from fliqs_keras.batch_losses import BatchLosses
 from fliqs_keras.batch_norm import BatchNormWindow
 from fliqs_keras.controller import Controller
 from fliqs_keras.cost_tables import CostTable
 from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
-from fliqs_keras.eager_variables import read_scalar
 from fliqs_keras.loss_probe import LossProbe
 from fliqs_keras.options import option_to_json
 from fliqs_keras.search_logs import SearchLog
@@ -108,12 +108,9 @@ class FormatTraining(keras.callbacks.Callback):
         self._window = BatchNormWindow(self.model)
         self._window_batches = 0
         self._step = 0
-        self._batch_size = 0.0
         self.history = []
         self.assignment = None
-        # Metrics exist only after the first batch in `fit`.
-        self._loss_metric = None
-        self._seen = (0.0, 0.0)
+        self._losses = BatchLosses(self.model)
         self._is_loss_finite = True
         if self.log_dir is not None:
             self._log = SearchLog(self.log_dir)
@@ -137,7 +134,6 @@ class FormatTraining(keras.callbacks.Callback):
         if epoch and not self._step:
             # A training that is resumed has fewer steps than `fit` told.
             self._plan(self._find_total_steps(first_epoch=epoch))
-        self._seen = (0.0, 0.0)
         # Another callback may have loaded weights, and formats with them.
         self._set_formats.forget()
         if not self._controller.settled:
@@ -159,12 +155,14 @@ class FormatTraining(keras.callbacks.Callback):
             self._window.open()
             self._window_batches = 0
         self._stand_on(controller.choice)
+        self._losses.begin()
 
     def on_train_batch_end(self, batch, logs=None):
         self._bring_state_back()
         controller = self._controller
         cost = controller.cost
-        loss = self._batch_loss()
+        # `logs` holds the mean of the epoch.
+        loss = self._losses.end((logs or {}).get("loss"))
         if self._is_loss_finite and not math.isfinite(loss):
             self._is_loss_finite = False
             logging.warning(
@@ -267,21 +265,14 @@ class FormatTraining(keras.callbacks.Callback):
         self._set_formats(choice, activations_off=is_delayed)
 
     def _examples_for(self, probes: list[np.ndarray]) -> float:
-        trained = self._total_steps * self._batch_size
+        size = self._losses.batch_size
+        if size is None:
+            # Then batches of `data` are taken to be like those of `fit`.
+            one_batch = self._probe([self._controller.choice], 1)
+            size = one_batch.shape[1] * self.model.steps_per_execution
+        trained = self._total_steps * size
         passes = _PROBE_SHARE * _PASSES_OF_TRAINING * trained
         return passes / len(probes) / self._controller.probe_rounds
-
-    def _batch_loss(self) -> float:
-        """Returns the loss of the batch; `logs` holds the epoch's mean."""
-        if self._loss_metric is None:
-            self._loss_metric = _find_loss_metric(self.model)
-        total = read_scalar(self._loss_metric.total)
-        count = read_scalar(self._loss_metric.count)
-        seen_total, seen_count = self._seen
-        self._seen = (total, count)
-        # The last batch of an epoch may be a small one.
-        self._batch_size = max(self._batch_size, count - seen_count)
-        return (total - seen_total) / max(count - seen_count, 1e-12)
 
     def _find_total_steps(self, first_epoch: int) -> int:
         """Returns how often formats can change: once an execution."""
@@ -299,14 +290,3 @@ class FormatTraining(keras.callbacks.Callback):
             )
         epochs = params["epochs"] - first_epoch
         return -(-params["steps"] // at_once) * epochs
-
-
-def _find_loss_metric(model: keras.Model) -> keras.metrics.Mean:
-    for metric in model.metrics:
-        if metric.name == "loss" and hasattr(metric, "total"):
-            return metric
-    raise ValueError(
-        "Expected the model to track its loss in a metric named 'loss', as "
-        "Keras's own `train_step` does. Received: metrics "
-        f"{[metric.name for metric in model.metrics]}"
-    )

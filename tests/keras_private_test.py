@@ -212,5 +212,14 @@ def test_own_weights_leave_out_those_of_sublayers():
     assert len(_keras.own_weights(layer.cell)) == 3
 
 
+def test_loss_tracker_counts_examples():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    assert _keras.loss_tracker(model) is None
+    model.compile("sgd", "mse", jit_compile=False)
+    model.evaluate(np.ones((3, 2)), np.ones((3, 1)), verbose=0)
+    assert _keras.loss_tracker(model) is model.metrics[0]
+    assert _keras.loss_tracker(model).count.numpy() == 3
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
