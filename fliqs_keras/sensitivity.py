@@ -162,21 +162,7 @@ class SensitivityController(Controller):
                 "in. Received: NaN or infinity. Check that the model trains "
                 "at this learning rate, and that `data` is as in training"
             )
-        means, errors = np.zeros((2, len(changed)))
-        is_finite = np.isfinite(changed).all(axis=1)
-        means[is_finite], errors[is_finite] = estimate_increases(
-            changed[is_finite] - unchanged
-        )
-        if not is_finite.all():
-            logging.warning(
-                "Of %d formats that were compared, each in one layer, %d make "
-                "the loss NaN or infinite. They count as worse than all the "
-                "others together.",
-                len(changed),
-                np.sum(~is_finite),
-            )
-            worst = means.sum() + np.abs(unchanged).mean()
-            means[~is_finite] = worst or 1.0
+        means, errors = estimate_formats(changed, unchanged)
         self._estimates = [np.zeros((len(row), 2)) for row in self.costs.rows]
         for (decision, option), mean, error in zip(
             self._alternatives(), means, errors, strict=True
@@ -216,6 +202,39 @@ class SensitivityController(Controller):
             for option in range(len(row))
             if option != self._widest[decision]
         ]
+
+
+def estimate_formats(
+    changed: np.ndarray, unchanged: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates how much formats add to the loss, each of them alone.
+
+    One that makes the loss NaN or infinite counts as worse than all others
+    together.
+
+    Args:
+        changed: Losses in each format, of shape `(formats, examples)`.
+        unchanged: Losses of the same examples without it.
+
+    Returns:
+        The estimates, none of them negative, and their standard errors.
+    """
+    means, errors = np.zeros((2, len(changed)))
+    is_finite = np.isfinite(changed).all(axis=1)
+    means[is_finite], errors[is_finite] = estimate_increases(
+        changed[is_finite] - unchanged
+    )
+    if not is_finite.all():
+        logging.warning(
+            "Of %d formats that were compared, each in one layer, %d make "
+            "the loss NaN or infinite. They count as worse than all the "
+            "others together.",
+            len(changed),
+            np.sum(~is_finite),
+        )
+        worst = means.sum() + np.abs(unchanged).mean()
+        means[~is_finite] = worst or 1.0
+    return means, errors
 
 
 def estimate_increases(

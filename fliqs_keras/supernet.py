@@ -12,7 +12,7 @@ from fliqs_keras.sensitivity import (
     Estimate,
     Sensitivity,
     SensitivityController,
-    estimate_increases,
+    estimate_formats,
 )
 from fliqs_keras.size_effects import SizeEffects, estimate_size_effects
 
@@ -29,7 +29,7 @@ class Supernet:
     networks, and formats one by one, are compared by forward passes on the
     same examples. From those losses the effect of each size and of each
     format is estimated, with its uncertainty (`estimate_size_effects`,
-    `estimate_increases`). Of several choices within the budget that are best
+    `estimate_formats`). Of several choices within the budget that are best
     under samples of these estimates, the sizes of the one that loses least
     when it is measured itself stay. The network found trains on in its widest
     formats; then they are measured in it, and chosen anew, as by `Sensitivity`.
@@ -192,25 +192,10 @@ class SupernetController(Controller):
             self._formats_chooser.observe(losses)
             self._take_formats()
             return
-        if not np.isfinite(losses).all():
-            raise ValueError(
-                "Expected finite losses of the networks that are compared. "
-                "Received: NaN or infinity. Check that the model trains at "
-                "this learning rate, and that `data` is as in training"
-            )
-        if (losses.mean(axis=1) <= 0).any():
-            raise ValueError(
-                "Expected positive losses, whose logarithm is estimated. "
-                f"Received: a mean loss of {losses.mean(axis=1).min():.3g}. "
-                "Use `controller='reinforce'`"
-            )
         if self._effects is None:
             self._estimate(losses)
         else:
-            in_the_end = np.log(losses.mean(axis=1)) + [
-                self._growth_of_formats(probe) for probe in self._probes
-            ]
-            self._settle_sizes(self._probes[int(np.argmin(in_the_end))])
+            self._take_candidate(losses)
         self._probes = []
 
     def step(self, quality: float, cost: float) -> np.ndarray:
@@ -312,16 +297,18 @@ class SupernetController(Controller):
 
     def _estimate(self, losses: np.ndarray) -> None:
         formats = self._formats()
-        alone = losses[1 : 1 + len(formats)]
-        base = losses[0].mean()
+        unchanged, alone = losses[0], losses[1 : 1 + len(formats)]
+        measured = losses[1 + len(formats) :]
+        _require_finite(np.isfinite([unchanged, *measured]).all())
+        measured = _positive_means(measured)
+        [base] = _positive_means(unchanged[None])
         if formats:
-            means, errors = estimate_increases(alone - losses[0])
+            means, errors = estimate_formats(alone, unchanged)
             for (decision, option), mean, error in zip(
                 formats, means, errors, strict=True
             ):
                 self._estimates[decision][option] = mean, error
         networks = np.array(self._probes[1 + len(formats) :])
-        measured = losses[1 + len(formats) :].mean(axis=1)
         self._effects = estimate_size_effects(
             networks[:, self._sized], np.log(measured / base), self._sizes
         )
@@ -339,6 +326,15 @@ class SupernetController(Controller):
         for _ in range(self.config.candidates - 1):
             found.append(self._best(self._scores(self._generator)))
         return list(np.unique(found, axis=0))
+
+    def _take_candidate(self, losses: np.ndarray) -> None:
+        """Has the sizes stay of the candidate that loses least in the end."""
+        is_finite = np.isfinite(losses).all(axis=1)
+        _require_finite(is_finite.any())
+        in_the_end = np.full(len(losses), np.inf)
+        in_the_end[is_finite] = np.log(_positive_means(losses[is_finite]))
+        in_the_end += [self._growth_of_formats(p) for p in self._probes]
+        self._settle_sizes(self._probes[int(np.argmin(in_the_end))])
 
     def _growth_of_formats(self, choice: np.ndarray) -> float:
         """Returns what formats will add to the logarithm of the loss yet."""
@@ -374,3 +370,24 @@ class SupernetController(Controller):
             for option in range(len(row))
             if option != self._widest[decision] and decision not in self._sized
         ]
+
+
+def _require_finite(is_finite: bool) -> None:
+    if not is_finite:
+        raise ValueError(
+            "Expected finite losses of the networks that are compared: of "
+            "each in the widest formats, and of one within the budget. "
+            "Received: NaN or infinity. Check that the model trains at this "
+            "learning rate, and that `data` is as in training"
+        )
+
+
+def _positive_means(losses: np.ndarray) -> np.ndarray:
+    means = losses.mean(axis=1)
+    if (means <= 0).any():
+        raise ValueError(
+            "Expected positive losses, whose logarithm is estimated. "
+            f"Received: a mean loss of {means.min():.3g}. "
+            "Use `controller='reinforce'`"
+        )
+    return means

@@ -204,13 +204,64 @@ def test_reinforce_warms_sizes_up_in_its_delay():
     assert choices[450:, 1].mean() == pytest.approx(1.0, abs=0.4)
 
 
-def test_losses_that_are_no_numbers_are_refused():
-    controller = SupernetController(COSTS, 8, 10, [1, 2, 1], OPTIONS)
-    for _ in range(4):
-        controller.step(0.0, 0.0)
-    probes = controller.probes()
+def at_its_probes(**kwargs):
+    """Returns a controller of formats and sizes, and its first probes."""
+    controller = SupernetController(
+        *(COSTS, 8, 10, [1, 2, 1], OPTIONS), seed=0, **kwargs
+    )
+    controller.step(0.0, 0.0)
+    return controller, controller.probes()
+
+
+# The widest, its format alone in the other option, then networks.
+@pytest.mark.parametrize("row", [0, 2, -1], ids=["widest", "network", "last"])
+def test_networks_whose_losses_are_no_numbers_are_refused(row):
+    controller, probes = at_its_probes()
+    losses = losses_of(probes, 0)
+    losses[row, 5] = np.nan
     with pytest.raises(ValueError, match="finite losses"):
-        controller.observe(np.full((len(probes), 3), np.nan))
+        controller.observe(losses)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_format_that_breaks_the_loss_is_the_worst(broken, caplog):
+    controller, probes = at_its_probes()
+    losses = losses_of(probes, 0)
+    losses[1, 5] = broken
+    controller.observe(losses)
+    assert "1 make the loss NaN" in caplog.text
+    [narrow, _] = controller.sensitivity()[0]
+    # There is no other format: it adds what the widest lose.
+    assert narrow.mean == pytest.approx(losses[0].mean())
+    # Rather than in it, all the budget goes into smaller sizes.
+    assert all(choice[0] == 1 for choice in controller.probes())
+
+
+def at_its_candidates():
+    controller, probes = at_its_probes()
+    # Of losses that tell sizes badly there are many best choices.
+    losses = np.random.default_rng(2).uniform(0.5, 2.0, (len(probes), 1))
+    controller.observe(losses * np.ones(3))
+    candidates = controller.probes()
+    assert len(candidates) > 1
+    return controller, candidates
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_candidates_that_break_the_loss_are_not_taken(broken):
+    controller, candidates = at_its_candidates()
+    losses = np.ones((len(candidates), 3))
+    # The least losses by far, but for one example.
+    losses[0] = [1e-9, 1e-9, broken]
+    losses[-1] = 1e-6
+    controller.observe(losses)
+    assert controller.choice[1:].tolist() == candidates[-1][1:].tolist()
+
+
+def test_candidates_that_all_break_the_loss_are_refused():
+    controller, candidates = at_its_candidates()
+    with pytest.raises(ValueError, match="one within the budget"):
+        controller.observe(np.full((len(candidates), 3), np.inf))
 
 
 def test_losses_without_a_logarithm_are_refused():
