@@ -76,8 +76,9 @@ class FormatSearch(FormatTraining):
             by extra forward passes: a pair of arrays `(inputs, targets)`, a
             triple with the weights of the examples, or an iterable of such
             batches, of which no more is read than is used. Where `fit` has a
-            `class_weight`, weights of the examples say it here. Not needed by
-            `"reinforce"`.
+            `class_weight`, weights of the examples say it here. Compared is
+            what `compute_loss` of the model returns, whatever its
+            `train_step` does. Not needed by `"reinforce"`.
         controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
             settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
             `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where
@@ -108,7 +109,9 @@ class FormatSearch(FormatTraining):
     Raises:
         ValueError: If a setting is wrong or data is missing. Before the
             first step, if the model is not quantized or has a single format,
-            or if no assignment, or every one, meets the target.
+            or if no assignment, or every one, meets the target. Before the
+            second, if formats are compared and the model does not take the
+            data or has no loss.
 
     Example:
 

@@ -18,6 +18,7 @@ from fliqs_keras.cost_targets import cost_table
 from fliqs_keras.costs import Cost
 from fliqs_keras.loss_probe import LossProbe
 from fliqs_keras.options import option_to_json
+from fliqs_keras.quantized_layers import quantized_layers
 from fliqs_keras.search_logs import SearchLog
 
 # The batch-normalization statistics of the result are those of the last
@@ -143,6 +144,8 @@ class FormatTraining(keras.callbacks.Callback):
         self._bring_state_back()
         self._first_batch = batch
         controller = self._controller
+        if self._step == 1:
+            self._meet_errors()
         probes = controller.probes()
         if probes or self._step == self._activation_delay_steps:
             calibration.fit_weight_thresholds(self.model)
@@ -227,6 +230,30 @@ class FormatTraining(keras.callbacks.Callback):
             self._log.close()
             self._log = None
 
+    def _meet_errors(self) -> None:
+        """Meets what would end the training later, behind its first batch.
+
+        That batch shows which layers are called and sets their thresholds.
+        """
+        calibration.require_thresholds(self.model)
+        if self.data is None or self._controller.first_probe_step is None:
+            return
+        # Those of a first batch that overflows are set by the next ones.
+        if all(
+            quantizer.is_calibrated
+            for layer in quantized_layers(self.model)
+            for quantizer in layer.activation_quantizers()
+        ):
+            self._try_probe()
+
+    def _try_probe(self) -> None:
+        """Measures the present choice, on the first batch of the data."""
+        try:
+            self._probe([self._controller.choice], 1)
+        finally:
+            # Now the model knows the losses that its layers add.
+            _require_loss(self.model)
+
     def _close_window(self) -> None:
         if self._window.is_open:
             self._window.close(self._window_batches)
@@ -290,3 +317,22 @@ class FormatTraining(keras.callbacks.Callback):
             )
         epochs = params["epochs"] - first_epoch
         return -(-params["steps"] // at_once) * epochs
+
+
+def _require_loss(model: keras.Model) -> None:
+    """Refuses models of whose loss only their `train_step` knows.
+
+    Raises:
+        ValueError: If `compute_loss` returns nothing that data decides.
+    """
+    is_own = type(model).compute_loss is not keras.Model.compute_loss
+    penalties = [v for v in model.trainable_weights if v.regularizer]
+    if model.loss or is_own or len(model.losses) > len(penalties):
+        return
+    raise ValueError(
+        "Expected `compute_loss` of the model to return the loss by which "
+        "formats are compared. Received: a model that is compiled without "
+        "`loss`. Compile it with a loss, override `compute_loss`, or use "
+        "`controller='reinforce'`, which takes the loss that `train_step` "
+        "tracks"
+    )

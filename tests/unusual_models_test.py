@@ -394,6 +394,7 @@ def test_layers_that_are_never_trained_need_calibration(controller):
         else:
             with pytest.raises(ValueError, match="calibrate"):
                 fit()
+            assert len(search.history) == 1
 
 
 @keras.saving.register_keras_serializable(package="tests")
