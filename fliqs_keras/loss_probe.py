@@ -116,16 +116,16 @@ class LossProbe:
         A loss is linear in the weights of its examples: their gradient is
         what each contributes.
         """
-        x, y, given_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         predicted = self._model(x, training=True)
         size = ops.shape(keras.tree.flatten(y)[0])[0]
+        if weights is None:
+            weights = _equal_weights(size, self._model.loss, y, predicted)
 
         def loss_of(factors):
-            weight = factors
-            if given_weight is not None:
-                weight = keras.tree.map_structure(
-                    lambda given: _multiply_rows(given, factors), given_weight
-                )
+            weight = keras.tree.map_structure(
+                lambda given: _multiply_rows(given, factors), weights
+            )
             return self._model.compute_loss(
                 x=x, y=y, y_pred=predicted, sample_weight=weight
             )
@@ -135,6 +135,33 @@ class LossProbe:
             return ops.reshape(loss, (1,))
         shares = gradient * ops.cast(size, "float32")
         return shares - ops.mean(shares) + loss
+
+
+def _equal_weights(size, loss, y, predicted):
+    """Returns weights of the examples, in dimensions that losses multiply.
+
+    Keras does not expand weights to losses of words or pixels.
+    """
+    weights = keras.tree.map_structure(
+        lambda output: ops.ones(
+            (size,) + (1,) * (_rank_of_losses(loss, y, output) - 1)
+        ),
+        predicted,
+    )
+    flat = keras.tree.flatten(weights)
+    # A loss of the model's own may take no more than one tensor of them.
+    return weights if len({len(w.shape) for w in flat}) > 1 else flat[0]
+
+
+def _rank_of_losses(loss, y, predicted) -> int:
+    rank = len(predicted.shape) - 1
+    # Weights of one dimension more than the losses multiply them, too.
+    if rank > 2 and callable(loss) and not keras.tree.is_nested(y):
+        function = getattr(loss, "call", loss)
+        dtype = keras.config.floatx()
+        losses = function(ops.cast(y, dtype), ops.cast(predicted, dtype))
+        rank = len(losses.shape)
+    return max(1, rank)
 
 
 def _multiply_rows(x, factors):

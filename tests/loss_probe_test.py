@@ -140,6 +140,77 @@ def test_weights_of_each_output():
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
 
 
+def position_model(shape, loss="mse", labels=False):
+    """Returns a model of two numbers a position, fitted, and its data."""
+    inputs = keras.Input(shape)
+    x = layers.Masking()(inputs) if len(shape) == 2 else inputs
+    outputs = layers.Dense(2, name="map")(x)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(4, *shape)).astype("float32")
+    y = generator.normal(size=(4, *shape[:-1], 2)).astype("float32")
+    if labels:
+        flat = layers.Flatten()(inputs)
+        outputs = {"map": outputs, "label": layers.Dense(1, name="label")(flat)}
+        y = {"map": y, "label": np.ones((4, 1), "float32")}
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), FORMATS)
+    model.compile(loss=loss, run_eagerly=True)
+    model.fit(x, y, verbose=0)
+    return model, x, y
+
+
+def squares_in_floats(model, x, y):
+    names = [decision.name for decision in decisions(model)]
+    fliqs_keras.FormatAssignment(dict.fromkeys(names, "FP32")).apply_to(model)
+    return keras.tree.map_structure(
+        lambda target, output: np.square(
+            target - keras.ops.convert_to_numpy(output)
+        ),
+        y,
+        model(x),
+    )
+
+
+def loss_of_an_image(y, predicted):
+    return keras.ops.mean(keras.ops.square(y - predicted), axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "shape, loss",
+    [
+        ((5, 3), "mse"),
+        ((4, 3), "mse"),
+        ((2, 3, 3), "mse"),
+        ((2, 3, 3), loss_of_an_image),
+    ],
+    ids=["words", "words_as_examples", "pixels", "images"],
+)
+def test_loss_of_an_example_is_the_mean_of_its_positions(shape, loss):
+    model, x, y = position_model(shape, loss)
+    [losses] = probe(model, [[2]], (x, y))
+    squares = squares_in_floats(model, x, y)
+    expected = squares.reshape(4, -1).mean(axis=1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_masked_positions_have_no_loss():
+    model, x, y = position_model((5, 3))
+    # Of 20 positions 16 are left.
+    x[0, 1:4] = x[2, 4] = 0
+    [losses] = probe(model, [[2]], (x, y))
+    squares = squares_in_floats(model, x, y).mean(axis=-1)
+    squares[0, 1:4] = squares[2, 4] = 0
+    expected = squares.sum(axis=1) * 4 / 16
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_outputs_with_and_without_positions():
+    model, x, y = position_model((5, 3), labels=True)
+    [losses] = probe(model, [[2, 2]], (x, y))
+    squares = squares_in_floats(model, x, y)
+    expected = squares["map"].mean(axis=(1, 2)) + squares["label"][:, 0]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
 def test_pairs_may_be_lists():
     x, y = make_data(64)
     model = build_model()
