@@ -10,7 +10,7 @@ from keras import ops
 from fliqs_keras import _keras
 from fliqs_keras.adapted_state import copy_adapted_state
 from fliqs_keras.channel_graph import ChannelGraph, Layout, class_of
-from fliqs_keras.own_classes import own_classes
+from fliqs_keras.own_classes import build_as, own_classes
 from fliqs_keras.quantize import apply
 from fliqs_keras.quantized_containers import hold_quantized_layers
 from fliqs_keras.quantized_layers import (
@@ -157,8 +157,7 @@ def _build_small(model: keras.Model, alive: _Alive) -> keras.Model:
         # The input of a sequential model is none of its layers.
         if (layer := layers.get(entry["config"]["name"])) is not None:
             _shrink(entry, layer, alive)
-    with keras.saving.custom_object_scope(classes):
-        return class_of(model).from_config(config)
+    return build_as(class_of(model), config, classes)
 
 
 def _shrink(entry: dict[str, Any], layer: keras.Layer, alive: _Alive) -> None:

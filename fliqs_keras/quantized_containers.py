@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from fliqs_keras import _keras
+from fliqs_keras.own_classes import deserialize_float
 from fliqs_keras.quantized_layers import (
     QuantizedLayer,
     as_float,
@@ -54,7 +55,7 @@ class QuantizedContainer:
 
     @classmethod
     def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
+        layer = deserialize_float(cls, config["layer"])
         become_container(layer)
         # A function, because Keras tracks lists.
         layer._pending = functools.partial(_carry_out, config["plan"], layer)

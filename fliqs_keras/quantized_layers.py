@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import keras
 
 from fliqs_keras import _keras
+from fliqs_keras.own_classes import deserialize_float
 from fliqs_keras.quantize_configs import (
     MERGE_ADAPTERS,
     SwitchableQuantizeConfig,
@@ -196,7 +197,7 @@ class QuantizedLayer:
     def from_config(cls, config):
         # The class that Keras found may have been generated for another base:
         # all of them share one registered name, and `layer` says which it is.
-        layer = keras.saving.deserialize_keras_object(config["layer"])
+        layer = deserialize_float(cls, config["layer"])
         quantize_config = keras.saving.deserialize_keras_object(
             config["quantize_config"]
         )

@@ -295,6 +295,37 @@ def test_classes_that_are_not_registered_are_extracted():
     np.testing.assert_allclose(small(X), model(X), rtol=1e-5)
 
 
+class OwnDense(layers.Dense):
+    """A class that is not registered, as the next one."""
+
+
+class OwnBlock(layers.Layer):
+    def build(self, input_shape):
+        self.dense = layers.Dense(3)
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_classes_that_are_not_registered_are_cloned(tmp_path):
+    parts = [keras.Input((4,)), OwnDense(3), OwnBlock()]
+    model = fliqs_keras.apply(keras.Sequential(parts), "INT8")
+    fliqs_keras.calibrate(model, X)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert isinstance(clone.layers[0], OwnDense)
+    np.testing.assert_array_equal(clone(X), model(X))
+    # Classes that the caller names go first.
+    model.save(tmp_path / "model.keras")
+    newer = {
+        "OwnDense": type("OwnDense", (OwnDense,), {}),
+        "OwnBlock": OwnBlock,
+    }
+    loaded = keras.saving.load_model(tmp_path / "model.keras", newer)
+    assert isinstance(loaded.layers[0], newer["OwnDense"])
+
+
 @keras.saving.register_keras_serializable("unusual_models_test")
 class Gated(layers.Dense):
     """Has a layer and a matrix besides what a dense layer has."""
