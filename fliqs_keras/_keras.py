@@ -77,6 +77,22 @@ class UpdateScope(SubstituteScope):
             super().add_update(update)
 
 
+class ReadingScope(SubstituteScope):
+    """A scope that notes which variables are read, but for inner scopes.
+
+    Attributes:
+        read: The `id` of each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.read: set[int] = set()
+
+    def get_current_value(self, variable):
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
+
+
 def master_value(variable: keras.Variable) -> Tensor:
     """Returns a variable's value in its own dtype, under any dtype policy."""
     with AutocastScope(None):

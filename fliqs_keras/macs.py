@@ -1,10 +1,14 @@
 """How many multiplications a model takes, by its real shapes."""
 
+from typing import NamedTuple
+
 import keras
+from absl import logging
 
 from fliqs_keras import _keras
 from fliqs_keras.quantized_layers import (
     CallHook,
+    QuantizedLayer,
     quantized_layers,
     use_hook,
 )
@@ -33,11 +37,45 @@ def count_macs(model: keras.Model) -> dict[str, int]:
 
 
 def macs_by_layer(model: keras.Model) -> dict[int, int]:
-    """Counts the multiply-accumulates of one example, by `id` of the layer."""
+    """Counts the multiply-accumulates of one example, by `id` of the layer.
+
+    Those with weights that are read outside of their layers do not count,
+    which is logged.
+    """
+    count = count_by_layer(model)
+    if count.read_outside:
+        logging.warning(
+            "Weights %s are also read outside of their layers: these reads are "
+            "in float and do not count as multiplications.",
+            [v.path for _, read in count.read_outside for v in read],
+        )
+    return count.macs
+
+
+class LayerCount(NamedTuple):
+    """What one example takes.
+
+    Attributes:
+        macs: Multiply-accumulates, by `id` of the layer.
+        read_outside: Layers with those of their quantized weights that are
+            read outside of their call, where they are in float.
+    """
+
+    macs: dict[int, int]
+    read_outside: list[tuple[QuantizedLayer, list[keras.Variable]]]
+
+
+def count_by_layer(model: keras.Model) -> LayerCount:
+    """Runs a model once on an example of zeros, and counts."""
     counter = _MacCounter()
-    with use_hook(counter):
+    with use_hook(counter), _keras.ReadingScope() as scope:
         _keras.call_on_zeros(model)
-    return counter.macs
+    read_outside = []
+    for layer in quantized_layers(model):
+        weights = [variable for variable, _ in layer.quantized_weights()]
+        if read := [w for w in weights if id(w) in scope.read]:
+            read_outside.append((layer, read))
+    return LayerCount(counter.macs, read_outside)
 
 
 class _MacCounter(CallHook):
@@ -47,7 +85,9 @@ class _MacCounter(CallHook):
         self.macs: dict[int, int] = {}
 
     def weight(self, layer, variable, quantizer):
-        return layer.weight_value(variable)
+        # Within a scope of its own: the layer may read it.
+        with keras.StatelessScope():
+            return layer.weight_value(variable)
 
     def input(self, layer, quantizer, inputs):
         return inputs

@@ -7,12 +7,17 @@ import keras
 
 from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
-from fliqs_keras.macs import macs_by_layer
-from fliqs_keras.model_layers import layer_paths, left_out
+from fliqs_keras.macs import count_by_layer
+from fliqs_keras.model_layers import LeftOut, layer_paths, left_out
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 from fliqs_keras.quantizers import SwitchableQuantizer
 
 __all__ = ["ModelSummary", "summary"]
+
+_READ_OUTSIDE = (
+    "quantized, but also read outside of the layer, where they are in float "
+    "and cost nothing"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ def summary(model: keras.Model) -> ModelSummary:
 
     For each layer its class, the formats that it stands on, parameters,
     multiply-accumulates and bytes; then every layer whose weights stay in
-    float, with the reason.
+    float, or are read in float by others, with the reason.
 
     Args:
         model: A model from `fliqs_keras.apply`.
@@ -104,15 +109,19 @@ def summary(model: keras.Model) -> ModelSummary:
     """
     decisions(model)
     try:
-        macs = macs_by_layer(model)
+        macs, read_outside = count_by_layer(model)
     except _keras.UnknownShapeError:
-        macs = {}
+        macs, read_outside = {}, []
     paths = layer_paths(model)
     left = left_out(model)
     elsewhere = {id(weight) for row in left for weight in row.weights}
     quantized = [
         _quantized_row(layer, paths[id(layer)], macs.get(id(layer)), elsewhere)
         for layer in quantized_layers(model)
+    ]
+    left += [
+        LeftOut(paths[id(layer)], layer, weights, _READ_OUTSIDE)
+        for layer, weights in read_outside
     ]
     others = [
         LayerRow(

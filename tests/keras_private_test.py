@@ -52,6 +52,19 @@ def test_updates_of_a_call_in_training_are_counted():
     np.testing.assert_array_equal(means[1] + 0, [0.0, 0.0])
 
 
+def test_reading_scope_notes_reads_and_changes_nothing():
+    read, other = keras.Variable(3.0), keras.Variable(4.0)
+    with _keras.ReadingScope() as scope:
+        value = read + 0
+        other.assign(5.0)
+        with keras.StatelessScope():
+            _ = other + 0
+        with _keras.SubstituteScope([(other, keras.ops.zeros(()))]):
+            _ = other + read
+    assert scope.read == {id(read)}
+    assert float(value) == 3.0 and float(other) == 5.0
+
+
 def test_master_value_is_not_cast():
     layer = layers.Dense(2, dtype="mixed_bfloat16")
     layer.build((None, 3))

@@ -3,8 +3,9 @@
 import sys
 
 import keras
+import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import fliqs_keras
 
@@ -56,6 +57,39 @@ def test_table_shows_every_layer():
         "norm           BatchNormalization          16  "
         "elementwise, not a multiplication of matrices",
     ]
+
+
+class Reaching(keras.Model):
+    """Reads weights of its layers itself, if it is told to."""
+
+    def __init__(self, reaches):
+        super().__init__()
+        self.reaches = reaches
+        self.table = layers.Embedding(5, 4, name="table")
+        self.rnn = layers.SimpleRNN(4, name="rnn")
+
+    def call(self, ids):
+        rows = self.table(ids)
+        state = self.rnn(rows)
+        if not self.reaches:
+            return state
+        x, _ = self.rnn.cell(rows[:, 0], [state])
+        return ops.matmul(x, ops.transpose(self.table.embeddings))
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_weights_that_are_read_outside_of_their_layer_are_listed(reaches):
+    model = Reaching(reaches)
+    model(np.zeros((2, 3), "int32"))
+    model = fliqs_keras.apply(model, "INT8", inplace=True)
+    rows = [
+        (row.path, row.parameters, row.bytes)
+        for row in fliqs_keras.summary(model).left_out
+        if "outside" in row.reason
+    ]
+    # The cell reads 4 x 4 and 4 x 4 weights.
+    expected = [("table", 20, 80), ("rnn", 32, 128)]
+    assert rows == (expected if reaches else [])
 
 
 def test_macs_are_unknown_where_the_size_of_the_input_is():
