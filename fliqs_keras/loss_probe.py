@@ -126,9 +126,15 @@ class LossProbe:
             weight = keras.tree.map_structure(
                 lambda given: _multiply_rows(given, factors), weights
             )
-            return self._model.compute_loss(
+            metrics = []
+            if keras.backend.backend() == "jax":
+                metrics = [(v, v.value) for v in self._model.metrics_variables]
+            loss = self._model.compute_loss(
                 x=x, y=y, y_pred=predicted, sample_weight=weight
             )
+            # Means of several outputs would keep what JAX traces.
+            _restore(metrics)
+            return loss
 
         loss, gradient = _value_and_gradient(loss_of, ops.ones((size,)))
         if gradient is None:
@@ -188,7 +194,7 @@ def _value_and_gradient(function, x):
     return function(x), None
 
 
-def _restore(state: Sequence[tuple[keras.Variable, np.ndarray]]) -> None:
+def _restore(state: Sequence[tuple[keras.Variable, Any]]) -> None:
     for variable, value in state:
         variable.assign(value)
 

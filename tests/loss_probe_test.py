@@ -131,7 +131,7 @@ def test_weights_of_each_output():
         "q": np.linspace(3, 1, 64).astype("float32"),
     }
     model.fit(x, targets, verbose=0)
-    [losses] = probe(model, [[2, 2]], (x, targets, weights))
+    _, losses = probe(model, [[1, 2], [2, 2]], (x, targets, weights))
     fliqs_keras.FormatAssignment({"p": "FP32", "q": "FP32"}).apply_to(model)
     predicted = model.predict(x, verbose=0)
     expected = sum(
