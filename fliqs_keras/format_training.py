@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from typing import Any
 
 import keras
@@ -100,6 +101,7 @@ class FormatTraining(keras.callbacks.Callback):
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):
+        self._thread = threading.get_ident()
         self._decisions = decisions(self.model)
         self._table = self.make_table()
         self._plan(self._find_total_steps(first_epoch=0))
@@ -161,6 +163,13 @@ class FormatTraining(keras.callbacks.Callback):
         self._losses.begin()
 
     def on_train_batch_end(self, batch, logs=None):
+        if threading.get_ident() != self._thread:
+            # On JAX, Keras looks for callbacks that have to wait in lists only.
+            raise ValueError(
+                f"Expected {type(self).__name__} to be called between steps. "
+                "Received: a call while the next step runs. Pass "
+                "`callbacks=[search]` to `fit`, a list"
+            )
         self._bring_state_back()
         controller = self._controller
         cost = controller.cost

@@ -127,5 +127,16 @@ def test_nothing_is_changed_by_what_is_tried(monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.skipif(IS_TENSORFLOW, reason="Keras calls in the same thread.")
+def test_a_search_that_keras_calls_while_it_trains():
+    search = search_with(make_data())
+    x, y = make_data()
+    with pytest.raises(ValueError, match=r"callbacks=\[search\]"):
+        build(cross_entropy()).fit(
+            x, y, batch_size=8, verbose=0, callbacks=search
+        )
+    assert search.history == []
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
