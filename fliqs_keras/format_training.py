@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from absl import logging
+from keras import ops
 
 from fliqs_keras import calibration
 from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
@@ -159,6 +160,7 @@ class FormatTraining(keras.callbacks.Callback):
         if is_last_phase and is_planned and not self._window.is_open:
             self._window.open()
             self._window_batches = 0
+            self._window_updates = _updates(self.model)
         self._stand_on(controller.choice)
         self._losses.begin()
 
@@ -265,7 +267,17 @@ class FormatTraining(keras.callbacks.Callback):
 
     def _close_window(self) -> None:
         if self._window.is_open:
-            self._window.close(self._window_batches)
+            self._window.close(self._steps_of_window())
+
+    def _steps_of_window(self) -> int:
+        """Returns how many steps ran since the window opened.
+
+        Several at once end, for Keras, where they would if none was missing.
+        """
+        if self._window_updates is None:
+            return self._window_batches
+        ran = _updates(self.model) - self._window_updates
+        return min(self._window_batches, ran)
 
     def _is_logged(self) -> bool:
         is_last = self._step == self._total_steps - 1
@@ -326,6 +338,23 @@ class FormatTraining(keras.callbacks.Callback):
             )
         epochs = params["epochs"] - first_epoch
         return -(-params["steps"] // at_once) * epochs
+
+
+def _updates(model: keras.Model) -> int | None:
+    """Returns how often the optimizer stepped, if that counts the batches.
+
+    It does in Keras's own `train_step`, unless gradients are accumulated or
+    are left out where they overflow.
+    """
+    optimizer = model.optimizer
+    counts = (
+        optimizer is not None
+        and model.steps_per_execution > 1
+        and type(model).train_step is keras.Model.train_step
+        and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        and optimizer.gradient_accumulation_steps is None
+    )
+    return int(ops.convert_to_numpy(optimizer.iterations)) if counts else None
 
 
 def _require_loss(model: keras.Model) -> None:

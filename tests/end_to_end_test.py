@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 import fliqs_keras
+from fliqs_keras.batch_norm import BatchNormWindow
 
 
 def build_net(width=8):
@@ -309,7 +310,15 @@ def test_two_steps_at_once_train_the_same():
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-def test_a_search_with_several_steps_at_once_keeps_its_budget():
+def test_a_search_with_several_steps_at_once_keeps_its_budget(monkeypatch):
+    averaged = []
+    close = BatchNormWindow.close
+
+    def note(self, steps):
+        averaged.append(steps)
+        close(self, steps)
+
+    monkeypatch.setattr(BatchNormWindow, "close", note)
     model = fliqs_keras.apply(build_net(), ["INT4", "INT8"])
     model.compile(
         "sgd",
@@ -319,8 +328,9 @@ def test_a_search_with_several_steps_at_once_keeps_its_budget():
     x, y = make_data(64)
     search = fliqs_keras.FormatSearch(("INT4", 1.5), data=(x, y))
     model.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[search])
-    # Of 8 steps an epoch, 3, 3 and 2 at a time.
+    # Of 8 steps an epoch, 3, 3 and 2 at a time, the last of which are averaged.
     assert len(search.history) == 12
+    assert averaged == [2]
     assert search.sensitivity is not None
     assert fliqs_keras.BitOps()(model) <= search.target * (1 + 1e-9)
 
