@@ -111,7 +111,7 @@ class _Planner:
         places: Sequence[Place],
         quantized: set[int],
     ):
-        self.graph = ChannelGraph(model)
+        self.graph = ChannelGraph(model, quantized)
         self.places = places
         self.paths = {id(place.layer): place.path for place in places}
         self.quantized = quantized

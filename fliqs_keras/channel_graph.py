@@ -1,6 +1,6 @@
 """Which layers make, pass and read the same channels, from a model's graph."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -170,18 +170,20 @@ class ChannelGraph:
 
     Args:
         model: The model.
+        quantized: The `id`s of layers that will be quantized.
 
     Attributes:
         calls: The calls of its graph, in order.
         returned: Numbers of the tensors that it returns.
-        reads: Layout of the first input of each layer, by its `id`.
-        makes: Layout of the first output of each layer, by its `id`.
+        reads: Layout of the first input of each layer, by its `id`: at its
+            first call, if it is called with several.
+        makes: Layout of the first output of each layer, likewise.
 
     Raises:
         ValueError: If the model has no graph.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, quantized: Container[int] = ()):
         graph = _keras.graph_calls(model)
         if graph is None:
             raise ValueError(
@@ -190,6 +192,7 @@ class ChannelGraph:
                 f"{model.name!r} ({type(model).__name__})"
             )
         self.calls, self.returned = graph
+        self._quantized = quantized
         self.reads: dict[int, Layout] = {}
         self.makes: dict[int, Layout] = {}
         self._layouts: dict[int, Layout] = {}
@@ -211,13 +214,22 @@ class ChannelGraph:
         ):
             self._layouts[number] = _new_layout(shape)
             self._layouts[number].fix(_mixes(layer))
+        pairs = [[self.makes.setdefault(id(layer), made), made]]
         if inputs:
-            # A layer that is called twice reads and makes the same each time.
             before = self.reads.setdefault(id(layer), inputs[0])
-            _agree([before, inputs[0]], layer)
-        before = self.makes.setdefault(id(layer), made)
-        _agree([before, made], layer)
+            pairs.append([before, inputs[0]])
+        if self._has_one_size(layer):
+            for pair in pairs:
+                _agree(pair, _differs(layer))
         self._layouts[call.outputs[0]] = made
+
+    def _has_one_size(self, layer: keras.Operation) -> bool:
+        """Whether a layer reads and makes the same at each of its calls."""
+        return bool(
+            getattr(layer, "weights", ())
+            or isinstance(layer, keras.layers.Reshape)
+            or id(layer) in self._quantized
+        )
 
     def _made(
         self,
@@ -232,7 +244,7 @@ class ChannelGraph:
         if kind in _PASSING and is_last and _keeps_apart(layer):
             return inputs[0]
         if kind in _MERGING and len({x.size for x in inputs}) == 1:
-            _agree(inputs, layer)
+            _agree(inputs, _mixes(layer))
             return inputs[0]
         if kind is keras.layers.Multiply:
             return _scale(layer, inputs, shape)
@@ -285,7 +297,7 @@ def _scale(
     for layout in inputs:
         if layout not in wide:
             layout.fix(_mixes(layer))
-    _agree(wide, layer)
+    _agree(wide, _mixes(layer))
     return wide[0]
 
 
@@ -300,17 +312,24 @@ def _new_layout(shape: tuple[int | None, ...]) -> Layout:
     return Layout((Channels(shape[-1] if len(shape) > 1 else None),))
 
 
-def _agree(layouts: Sequence[Layout], layer: keras.Operation) -> None:
-    """Has layouts be the same, part by part."""
+def _agree(layouts: Sequence[Layout], reason: str) -> None:
+    """Has layouts be the same, part by part; says why where they differ."""
     first, *others = layouts
     forms = {(x.repeats, tuple(p.size for p in x.parts)) for x in layouts}
     if len(forms) > 1:
         for layout in layouts:
-            layout.fix(_mixes(layer))
+            layout.fix(reason)
         return
     for other in others:
         for a, b in zip(first.parts, other.parts, strict=True):
             a.join(b)
+
+
+def _differs(layer: keras.Operation) -> str:
+    return (
+        f"layer {layer.name!r} ({class_of(layer).__name__}) is called on "
+        "different ones"
+    )
 
 
 def _mixes(layer: keras.Operation) -> str:

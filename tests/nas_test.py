@@ -244,6 +244,41 @@ def test_layers_that_are_added_up_decide_together():
     }
 
 
+def share_layers(width):
+    """Calls layers without weights twice, at two widths."""
+    relu, drop = layers.ReLU(name="relu"), layers.Dropout(0.1, name="drop")
+    x = inputs = keras.Input((4,))
+    x = drop(relu(layers.Dense(8, name="one")(x)))
+    x = drop(relu(layers.Dense(width, name="two")(x)))
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+@pytest.mark.parametrize("width", [6, 8])
+def test_layers_without_weights_do_not_tie_what_they_are_called_on(width):
+    space = SearchSpace(
+        ["INT8"], architecture=nas.Width(["one", "two"], [0.5, 1.0])
+    )
+    model = fliqs_keras.apply(share_layers(width), space)
+    chosen = dict(fliqs_keras.FormatAssignment.from_model(model))
+    assert {"one:width", "two:width"} <= set(chosen)
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    smaller = {"one:width": 8, "two:width": width // 2}
+    fliqs_keras.FormatAssignment(chosen | smaller).apply_to(model)
+    small = nas.extract(model)
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_shared_layers_with_quantizers_tie_what_they_are_called_on():
+    space = SearchSpace(
+        ["INT8"], architecture=nas.Width(["one", "two"], [0.5, 1.0])
+    )
+    model = fliqs_keras.apply(share_layers(8), space, every_tensor="INT8")
+    assert "two:width" not in fliqs_keras.FormatAssignment.from_model(model)
+    with pytest.raises(ValueError, match="'relu' .ReLU. is called on"):
+        fliqs_keras.apply(share_layers(6), space, every_tensor="INT8")
+
+
 def test_dead_channels_do_not_count_in_ranges():
     inputs = keras.Input((4,))
     x = layers.Dense(3, use_bias=False, name="hidden")(inputs)
