@@ -28,8 +28,9 @@ class LossProbe:
         model: A compiled model from `fliqs_keras.apply`.
         set_formats: Sets the formats of the model.
         data: A pair of arrays `(inputs, targets)`, a triple with sample
-            weights, or an iterable of such batches, as a `tf.data.Dataset`,
-            which may be endless: no more is read than is used.
+            weights, or an iterable of such batches, as
+            a `tf.data.Dataset`, which may be endless: no more is read than is
+            used.
 
     Raises:
         ValueError: If the data has no batch, or no targets.
@@ -62,8 +63,9 @@ class LossProbe:
 
         Returns:
             The losses, a row a choice and a column an example. For models
-            whose loss takes no sample weights, and on backends other than
-            TensorFlow and JAX, a column is a batch.
+            whose loss takes no sample weights, or is one number for a whole
+            batch, and on backends other than TensorFlow and JAX, a column is
+            a batch.
         """
         batches = self._read(max_examples)
         state = [
@@ -90,12 +92,11 @@ class LossProbe:
         finally:
             _restore(state)
             self._set_formats.forget()
-        return np.array(
+        return _columns(
             [
-                np.concatenate([ops.convert_to_numpy(part) for part in row])
-                for row in rows
-            ],
-            dtype="float64",
+                np.array([ops.convert_to_numpy(part) for part in batch])
+                for batch in zip(*rows, strict=True)
+            ]
         )
 
     def _read(self, max_examples: float) -> list[tuple]:
@@ -137,8 +138,6 @@ class LossProbe:
             return loss
 
         loss, gradient = _value_and_gradient(loss_of, ops.ones((size,)))
-        if gradient is None:
-            return ops.reshape(loss, (1,))
         shares = gradient * ops.cast(size, "float32")
         return shares - ops.mean(shares) + loss
 
@@ -176,7 +175,7 @@ def _multiply_rows(x, factors):
 
 
 def _value_and_gradient(function, x):
-    """Returns `function(x)` and its gradient, `None` if it ignores `x`."""
+    """Returns `function(x)` and its gradient, of zeros if it is unknown."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -184,14 +183,33 @@ def _value_and_gradient(function, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = function(x)
-        return value, tape.gradient(value, x)
+        gradient = tape.gradient(value, x)
+        return value, ops.zeros_like(x) if gradient is None else gradient
     if backend == "jax":
         import jax
 
-        value, gradient = jax.value_and_grad(function)(x)
-        is_ignored = value != 0 and not gradient.any()
-        return value, None if is_ignored else gradient
-    return function(x), None
+        return jax.value_and_grad(function)(x)
+    return function(x), ops.zeros_like(x)
+
+
+def _columns(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the losses of batches side by side, a column an example.
+
+    A column a batch if each has but one loss. It comes as that of all its
+    examples, which do not count as independent then.
+    """
+    losses = np.concatenate(batches, axis=1).astype("float64")
+    firsts = np.concatenate(
+        [np.repeat(part[:, :1], part.shape[1], axis=1) for part in batches],
+        axis=1,
+    )
+    is_of_batches = np.allclose(
+        losses, firsts, rtol=1e-6, atol=0, equal_nan=True
+    )
+    # Examples may well be without any loss, by all formats.
+    if is_of_batches and losses.any():
+        return np.stack([part[:, 0] for part in batches], 1).astype("float64")
+    return losses
 
 
 def _restore(state: Sequence[tuple[keras.Variable, Any]]) -> None:

@@ -114,6 +114,20 @@ def test_loss_that_takes_no_weights_is_given_by_batch():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+def loss_of_a_batch(y, predicted):
+    return keras.ops.mean(keras.ops.square(y - predicted))
+
+
+def test_loss_of_a_whole_batch_is_one_loss():
+    model, x, y = position_model((5, 3), loss_of_a_batch)
+    batches = [(x[:3], y[:3]), (x[3:], y[3:])]
+    losses = probe(model, [[0], [2]], batches)
+    squares = squares_in_floats(model, x, y)
+    assert losses.shape == (2, 2)
+    expected = [squares[:3].mean(), squares[3:].mean()]
+    np.testing.assert_allclose(losses[1], expected, rtol=1e-5)
+
+
 def two_outputs():
     inputs = keras.Input((6,))
     outputs = {name: layers.Dense(1, name=name)(inputs) for name in ("p", "q")}
