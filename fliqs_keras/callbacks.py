@@ -75,10 +75,10 @@ class FormatSearch(FormatTraining):
         data: A few hundred training examples, on which formats are compared
             by extra forward passes: a pair of arrays `(inputs, targets)`, a
             triple with the weights of the examples, or an iterable of such
-            batches, of which no more is read than is used. Where `fit` has a
-            `class_weight`, weights of the examples say it here. Compared is
-            what `compute_loss` of the model returns, whatever its
-            `train_step` does. Not needed by `"reinforce"`.
+            batches, of which no more is read than is used, 4096 examples at
+            most. Where `fit` has a `class_weight`, weights of the examples
+            say it here. Compared is what `compute_loss` of the model returns,
+            whatever its `train_step` does. Not needed by `"reinforce"`.
         controller: `"sensitivity"`, `"supernet"`, `"reinforce"`, or the
             settings of one: a `fliqs_keras.Sensitivity`, `Supernet` or
             `Reinforce`. Defaults to `"sensitivity"`, or `"supernet"` where

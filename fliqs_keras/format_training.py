@@ -237,6 +237,7 @@ class FormatTraining(keras.callbacks.Callback):
         self._set_formats(self._controller.best_choice())
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
+        self._probe = None
         if self._log is not None:
             self._log.close()
             self._log = None

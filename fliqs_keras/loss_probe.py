@@ -13,6 +13,10 @@ from fliqs_keras.quantized_layers import use_hook
 
 _BATCH_SIZE = 64
 
+# All are kept on the device. A few hundred tell formats apart; without a bound
+# a long training on large images would keep tens of GB of them.
+_MAX_EXAMPLES = 4096
+
 
 class LossProbe:
     """Measures what a model loses in given formats, always on the same data.
@@ -30,7 +34,7 @@ class LossProbe:
         data: A pair of arrays `(inputs, targets)`, a triple with sample
             weights, or an iterable of such batches, as
             a `tf.data.Dataset`, which may be endless: no more is read than is
-            used.
+            used, and of 4096 examples at most.
 
     Raises:
         ValueError: If the data has no batch, or no targets.
@@ -58,8 +62,8 @@ class LossProbe:
 
         Args:
             choices: Positions of a format for each decision.
-            max_examples: How many examples to use at most; one batch is used
-                whatever its size.
+            max_examples: How many examples to use at most, never more than
+                4096; one batch is used whatever its size.
 
         Returns:
             The losses, a row a choice and a column an example. For models
@@ -67,7 +71,7 @@ class LossProbe:
             batch, and on backends other than TensorFlow and JAX, a column is
             a batch.
         """
-        batches = self._read(max_examples)
+        batches = self._read(min(max_examples, _MAX_EXAMPLES))
         state = [
             (variable, ops.convert_to_numpy(variable))
             for variable in [
@@ -102,7 +106,7 @@ class LossProbe:
     def _read(self, max_examples: float) -> list[tuple]:
         """Returns the batches of so many examples, one batch at least."""
         sizes = [_size_of(batch) for batch in self._batches]
-        while sum(sizes) <= max_examples:
+        while sum(sizes) < max_examples:
             batch = next(self._unread, None)
             if batch is None:
                 break

@@ -1,5 +1,6 @@
 """Probes: right losses, the same for all, and a model left as it was."""
 
+import gc
 import sys
 
 import keras
@@ -273,16 +274,49 @@ def test_data_is_checked(data):
         probe(model, [[0, 0]], data)
 
 
-def test_no_more_is_read_than_is_used():
+@pytest.mark.parametrize(
+    "max_examples, batch_size, used", [(64, 32, 2), (1e9, 3000, 1)]
+)
+def test_no_more_is_read_than_is_used(max_examples, batch_size, used):
+    model, x, y = position_model((2, 3))
+    x, y = (np.resize(part, (batch_size, *part.shape[1:])) for part in (x, y))
     read = []
 
     def endless():
         while True:
             read.append(1)
-            yield make_data(32)
+            yield x, y
 
-    assert probe(build_model(), [[1, 1]], endless(), 64).shape == (1, 64)
-    assert len(read) == 3
+    losses = probe(model, [[1]], endless(), max_examples)
+    assert losses.shape == (1, used * batch_size)
+    # Whether the next is too large only shows when it is read.
+    assert len(read) == 2
+
+
+class Examples:
+    """An endless data set that knows whether it is still read."""
+
+    def __init__(self, *batch):
+        self.batch = batch
+        self.readers = 0
+
+    def __iter__(self):
+        self.readers += 1
+        try:
+            while True:
+                yield self.batch
+        finally:
+            self.readers -= 1
+
+
+def test_examples_are_not_kept_after_training():
+    model, x, y = position_model((2, 3))
+    examples = Examples(x, y)
+    search = fliqs_keras.FormatSearch(("INT8", 1.0), data=examples)
+    model.fit(x, y, batch_size=1, verbose=0, callbacks=[search])
+    gc.collect()
+    assert search.assignment is not None
+    assert examples.readers == 0
 
 
 def test_model_is_left_as_it_was_by_a_probe_that_fails():
