@@ -32,7 +32,7 @@ class LossProbe:
         model: A compiled model from `fliqs_keras.apply`.
         set_formats: Sets the formats of the model.
         data: A pair of arrays `(inputs, targets)`, a triple with sample
-            weights, or an iterable of such batches, as
+            weights, which may be `None`, or an iterable of such batches, as
             a `tf.data.Dataset`, which may be endless: no more is read than is
             used, and of 4096 examples at most.
 
@@ -228,6 +228,7 @@ def _size_of(batch: tuple) -> int:
 def _batches(data: Any) -> Iterator[tuple]:
     """Yields batches as tensors, each as it is asked for."""
     if isinstance(data, tuple):
+        data = _without_none(data)
         count = _size_of(data)
         size = min(_BATCH_SIZE, count) or 1
         # Equal batches weigh the same; what is left over is not used.
@@ -245,7 +246,13 @@ def _batches(data: Any) -> Iterator[tuple]:
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             size = f" of {len(batch)}" if isinstance(batch, tuple) else ""
             raise _wrong_data(f"a {type(batch).__name__}{size} as a batch")
+        batch = _without_none(batch)
         yield keras.tree.map_structure(ops.convert_to_tensor, batch)
+
+
+def _without_none(batch: tuple) -> tuple:
+    """Returns a batch without the weights that it has not."""
+    return batch[:2] if len(batch) == 3 and batch[2] is None else batch
 
 
 def _first(batches: Iterator[tuple], data: Any) -> tuple:

@@ -319,6 +319,14 @@ def test_examples_are_not_kept_after_training():
     assert examples.readers == 0
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_weights_may_be_none(batched):
+    model, x, y = position_model((2, 3))
+    data = [[x, y, None]] if batched else (x, y, None)
+    expected = probe(model, [[1]], (x, y))
+    np.testing.assert_array_equal(probe(model, [[1]], data), expected)
+
+
 def test_model_is_left_as_it_was_by_a_probe_that_fails():
     model = build_model(dropout=0.5)
     before = [variable.numpy() for variable in model.variables]
