@@ -317,8 +317,7 @@ class FormatTraining(keras.callbacks.Callback):
         size = self._losses.batch_size
         if size is None:
             # Then batches of `data` are taken to be like those of `fit`.
-            one_batch = self._probe([self._controller.choice], 1)
-            size = one_batch.shape[1] * self.model.steps_per_execution
+            size = self._probe.batch_size * self.model.steps_per_execution
         trained = self._total_steps * size
         passes = _PROBE_SHARE * _PASSES_OF_TRAINING * trained
         return passes / len(probes) / self._controller.probe_rounds

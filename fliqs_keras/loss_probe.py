@@ -55,6 +55,11 @@ class LossProbe:
             # Not compiled by XLA, which takes longer than all the probes.
             self._losses = tf.function(self._example_losses, autograph=False)
 
+    @property
+    def batch_size(self) -> int:
+        """Number of examples in the first batch."""
+        return _size_of(self._batches[0])
+
     def __call__(
         self, choices: Sequence[np.ndarray], max_examples: float
     ) -> np.ndarray:
@@ -229,6 +234,9 @@ def _batches(data: Any) -> Iterator[tuple]:
     """Yields batches as tensors, each as it is asked for."""
     if isinstance(data, tuple):
         data = _without_none(data)
+        sizes = {len(part) for part in keras.tree.flatten(data)}
+        if len(sizes) > 1:
+            raise _wrong_data(f"arrays of {sorted(sizes)} examples")
         count = _size_of(data)
         size = min(_BATCH_SIZE, count) or 1
         # Equal batches weigh the same; what is left over is not used.
@@ -265,5 +273,6 @@ def _first(batches: Iterator[tuple], data: Any) -> tuple:
 def _wrong_data(received: str) -> ValueError:
     return ValueError(
         "Expected `data` of at least one batch of inputs and targets: a "
-        f"pair of arrays, or an iterable of pairs. Received: {received}"
+        f"pair of arrays of as many examples, or an iterable of pairs. "
+        f"Received: {received}"
     )

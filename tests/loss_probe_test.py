@@ -265,8 +265,9 @@ def test_an_eager_model_is_probed_eagerly():
         [],
         (np.zeros((0, 6)), np.zeros((0,))),
         [np.zeros((4, 6), "float32")],
+        (np.zeros((4, 6), "float32"), np.zeros(3)),
     ],
-    ids=["no_targets", "no_batch", "no_example", "inputs_only"],
+    ids=["no_targets", "no_batch", "no_example", "inputs_only", "unlike"],
 )
 def test_data_is_checked(data):
     model = build_model()
