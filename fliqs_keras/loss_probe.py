@@ -273,6 +273,6 @@ def _first(batches: Iterator[tuple], data: Any) -> tuple:
 def _wrong_data(received: str) -> ValueError:
     return ValueError(
         "Expected `data` of at least one batch of inputs and targets: a "
-        f"pair of arrays of as many examples, or an iterable of pairs. "
+        "pair of arrays of as many examples, or an iterable of pairs. "
         f"Received: {received}"
     )

@@ -23,6 +23,7 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
         config: The tfmot `QuantizeConfig`.
         formats: Those of the search space, not used.
         decision: Name of the decision that the quantizers belong to.
+        quantize_output: Whether the output is, where the config says so.
     """
 
     def __init__(
@@ -31,25 +32,38 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
         *,
         formats: Sequence[str | Format] = (),
         decision: str | None = None,
+        quantize_output: bool = True,
     ):
         super().__init__(
-            (), quantize_input=False, formats=formats, decision=decision
+            (),
+            quantize_input=False,
+            quantize_output=quantize_output,
+            formats=formats,
+            decision=decision,
         )
         self.config = config
 
     def for_decision(self, formats, decision):
         # Not by way of its config: it need not be one that Keras can save.
         return PlainQuantizeConfig(
-            self.config, formats=formats, decision=decision
+            self.config,
+            formats=formats,
+            decision=decision,
+            quantize_output=self.quantize_output,
         )
 
     def with_float_activations(self):
-        return self._with(quantize_output=False)
+        return PlainQuantizeConfig(
+            self.config,
+            formats=self.formats,
+            decision=self.decision,
+            quantize_output=False,
+        )
 
     def _with(self, **changed):
         raise ValueError(
             "Expected a `fliqs_keras.SwitchableQuantizeConfig` where the "
-            "search space says how activations are quantized. Received: a "
+            "search space gives activations formats of their own. Received: a "
             f"{type(self.config).__name__} for layer {self.decision!r}, which "
             "brings its own quantizers. Derive it from "
             "`fliqs_keras.SwitchableQuantizeConfig`, or leave the layer out "
@@ -62,6 +76,8 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
         return [(weight, self._adopt(layer, q)) for weight, q in pairs]
 
     def get_output_quantizers(self, layer):
+        if not self.quantize_output:
+            return []
         quantizers = self.config.get_output_quantizers(layer)
         return [self._adopt(layer, q) for q in quantizers]
 
@@ -106,6 +122,7 @@ class PlainQuantizeConfig(SwitchableQuantizeConfig):
             "config": keras.saving.serialize_keras_object(self.config),
             "formats": [f.name for f in self.formats],
             "decision": self.decision,
+            "quantize_output": self.quantize_output,
         }
 
     @classmethod

@@ -162,12 +162,21 @@ def test_plain_tfmot_config_brings_its_own_formats():
     )
 
 
-@pytest.mark.parametrize(
-    "activations", [None, "INT8"], ids=["float", "separate"]
-)
-def test_plain_tfmot_config_keeps_its_own_activations(activations):
+def test_plain_tfmot_config_leaves_activations_in_float():
     config = Plain(make_weight_quantizer, outputs=[make_output_quantizer])
-    space = fliqs_keras.SearchSpace("INT4", activations=activations)
+    configs = {"quantize_configs": {Mix: config}}
+    space = fliqs_keras.SearchSpace("INT4", activations=None)
+    model = fliqs_keras.apply(build_net(), space, **configs)
+    assignment = fliqs_keras.FormatAssignment.from_model(model)
+    for again in (model, fliqs_keras.apply(build_net(), assignment, **configs)):
+        mix, head = quantized_layers(again)
+        assert mix.output_quantizer is head.input_quantizer is None
+        assert mix.weight_quantizers[0].format.name == "INT3"
+
+
+def test_plain_tfmot_config_keeps_its_own_activations():
+    config = Plain(make_weight_quantizer, outputs=[make_output_quantizer])
+    space = fliqs_keras.SearchSpace("INT4", activations="INT8")
     with pytest.raises(ValueError, match="Plain for layer 'mix'"):
         fliqs_keras.apply(build_net(), space, quantize_configs={Mix: config})
 
