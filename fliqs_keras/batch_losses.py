@@ -30,7 +30,9 @@ class BatchLosses:
         self._model = model
         self._metric: keras.metrics.Mean | None = None
         self._before: dict[int, tuple[float, float]] = {}
-        self._is_mean_shown = _shows_mean(model)
+        strategy = getattr(model, "distribute_strategy", None)
+        self._replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        self._is_mean_shown = self._replicas == 1 and _shows_mean(model)
         self.batch_size: float | None = None
 
     def begin(self) -> None:
@@ -72,7 +74,8 @@ class BatchLosses:
     def _counts_examples(self, grown: float) -> bool:
         # Keras weighs each loss by its examples, its guides weigh none.
         is_own = self._metric is _keras.loss_tracker(self._model)
-        return is_own or grown > self._model.steps_per_execution
+        batches = self._model.steps_per_execution * self._replicas
+        return is_own or grown > batches
 
     def _sums_before(self, metric: keras.metrics.Mean) -> tuple[float, float]:
         return self._before.get(id(metric), (0.0, 0.0))
@@ -108,9 +111,8 @@ def _sums(metric: keras.metrics.Mean) -> tuple[float, float]:
 
 
 def _shows_mean(model: keras.Model) -> bool:
-    """Whether `fit` shows the mean of the loss metric, of all replicas."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return getattr(strategy, "num_replicas_in_sync", 1) == 1 and all(
+    """Whether `fit` shows the mean of the loss metric."""
+    return all(
         getattr(type(model), name) is getattr(keras.Model, name)
         for name in ("train_step", "compute_metrics", "get_metrics_result")
     )

@@ -8,6 +8,7 @@ from keras import ops
 
 from fliqs_keras import _keras
 from fliqs_keras.calibration import FixedThresholds, input_batches
+from fliqs_keras.float_hook import FloatHook
 from fliqs_keras.quantized_layers import use_hook
 
 __all__ = ["recalibrate_batch_norm"]
@@ -41,9 +42,15 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
         for norm in norms:
             # Each update then is the statistic of the batch alone.
             norm.momentum = 0.0
+        # A momentum of zero leaves something of infinity and NaN.
+        finite = [
+            (average.variable, ops.zeros(average.variable.shape))
+            for average in averages
+            if not np.isfinite(ops.convert_to_numpy(average.variable)).all()
+        ]
         with use_hook(FixedThresholds()):
             for inputs in input_batches(model, data):
-                _add_statistics(model, inputs, averages)
+                _add_statistics(model, inputs, averages, finite)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -66,17 +73,14 @@ class _Average:
 
 
 def _add_statistics(
-    model: keras.Model, inputs: Any, averages: list[_Average]
+    model: keras.Model,
+    inputs: Any,
+    averages: list[_Average],
+    substitutes: list[tuple[keras.Variable, Any]],
 ) -> None:
-    """Adds the statistics of a batch, from which no variable moves."""
-    # A momentum of zero leaves something of infinity and NaN.
-    finite = [
-        (average.variable, ops.zeros(average.variable.shape))
-        for average in averages
-        if not np.isfinite(ops.convert_to_numpy(average.variable)).all()
-    ]
+    """Adds the statistics of a batch, by which those of layers do not move."""
     variables = [average.variable for average in averages]
-    with _keras.UpdateScope(variables, finite) as scope:
+    with _keras.UpdateScope(variables, substitutes) as scope:
         model(inputs, training=True)
     for average in averages:
         for value in scope.updates[id(average.variable)]:
@@ -111,16 +115,18 @@ class BatchNormWindow:
     needs no data and no forward pass of its own.
 
     How often a step updates a layer is that of a call of the model. A model
-    whose inputs have unknown shapes is taken to update each layer once. Where
-    a `train_step` of one's own updates layers more often than that, and a
-    variance would end below zero, the layer keeps its moving statistics.
+    whose inputs have unknown shapes, or that only runs eagerly, is taken to
+    update each layer once. Where a `train_step` of one's own updates layers
+    more often than that, and a variance would end below zero, the layer keeps
+    its moving statistics.
 
     Args:
-        model: The model. Frozen batch-normalization layers are left alone.
+        model: The model. Layers that are frozen are left alone, and those of
+            batch renormalization, whose variances are no moving averages.
     """
 
     def __init__(self, model: keras.Model):
-        norms = [x for x in _batch_norms(model) if x.trainable]
+        norms = [x for x in _batch_norms(model) if x.trainable and not x.renorm]
         counts = _updates_a_step(model, [x.moving_mean for x in norms])
         self._updated = [
             (norm, count)
@@ -190,6 +196,8 @@ def _updates_a_step(
     if not variables:
         return []
     try:
-        return _keras.count_updates(model, variables)
-    except _keras.UnknownShapeError:
+        with use_hook(FloatHook()):
+            return _keras.count_updates(model, variables)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        # Of unknown shapes, or of values that are asked for in its `call`.
         return [1] * len(variables)

@@ -49,13 +49,19 @@ def check_order(
         ValueError: If one does, and the formats of the two differ.
     """
     paths = {list(lineage)[-1] for lineage in lineages}
-    for pattern in formats.keys() - paths:
+    for pattern in formats:
+        if pattern in paths:
+            continue
         taken = {
             _pattern_of(formats, lineage)
             for lineage in lineages
             if selects(pattern, lineage)
         }
-        hiding = [p for p in taken - paths if formats[p] != formats[pattern]]
+        hiding = [
+            other
+            for other in formats
+            if other in taken - paths and formats[other] != formats[pattern]
+        ]
         if hiding and pattern not in taken:
             raise ValueError(
                 "Expected each pattern to give some layer its formats; a "

@@ -6,8 +6,8 @@ import keras
 from absl import logging
 
 from fliqs_keras import _keras
+from fliqs_keras.float_hook import FloatHook
 from fliqs_keras.quantized_layers import (
-    CallHook,
     QuantizedLayer,
     quantized_layers,
     use_hook,
@@ -78,7 +78,7 @@ def count_by_layer(model: keras.Model) -> LayerCount:
     return LayerCount(counter.macs, read_outside)
 
 
-class _MacCounter(CallHook):
+class _MacCounter(FloatHook):
     """Counts multiply-accumulates in place of quantizing."""
 
     def __init__(self):
@@ -87,13 +87,7 @@ class _MacCounter(CallHook):
     def weight(self, layer, variable, quantizer):
         # Within a scope of its own: the layer may read it.
         with keras.StatelessScope():
-            return layer.weight_value(variable)
-
-    def input(self, layer, quantizer, inputs):
-        return inputs
-
-    def output(self, layer, quantizer, outputs):
-        return outputs
+            return super().weight(layer, variable, quantizer)
 
     def called(self, layer, inputs, outputs):
         config = layer.quantize_config

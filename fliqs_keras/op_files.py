@@ -15,14 +15,10 @@ from fliqs_keras import _keras
 from fliqs_keras.calibration import calibrate
 from fliqs_keras.costs import layer_terms
 from fliqs_keras.export.tflite import export_tflite
+from fliqs_keras.float_hook import FloatHook
 from fliqs_keras.formats import Format
 from fliqs_keras.quantize import apply
-from fliqs_keras.quantized_layers import (
-    CallHook,
-    QuantizedLayer,
-    as_float,
-    use_hook,
-)
+from fliqs_keras.quantized_layers import QuantizedLayer, as_float, use_hook
 
 __all__ = ["export_ops"]
 
@@ -183,20 +179,11 @@ def export_ops(
     return paths
 
 
-class _ReadRecorder(CallHook):
+class _ReadRecorder(FloatHook):
     """Writes down what layers read, in place of quantizing."""
 
     def __init__(self):
         self.reads: dict[int, list[Read]] = {}
-
-    def weight(self, layer, variable, quantizer):
-        return layer.weight_value(variable)
-
-    def input(self, layer, quantizer, inputs):
-        return inputs
-
-    def output(self, layer, quantizer, outputs):
-        return outputs
 
     def called(self, layer, inputs, outputs):
         dtype = keras.backend.standardize_dtype(inputs.dtype)

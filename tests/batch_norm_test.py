@@ -107,8 +107,9 @@ def train_in_one_format(model, x, **options):
     options = {"jit_compile": not IS_TENSORFLOW} | options
     model.compile(keras.optimizers.SGD(0.0), "mse", **options)
     formats = fliqs_keras.FormatAssignment.from_model(model)
-    # The statistics are those of the last tenth.
-    count = 10 * model.steps_per_execution
+    # The statistics are those of the last tenth. Of several steps at once, the
+    # last one is missing.
+    count = 11 * model.steps_per_execution - 1
     model.fit(
         np.tile(x, (count, 1)),
         np.zeros((count * len(x), 1)),
@@ -122,7 +123,7 @@ def train_in_one_format(model, x, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"steps_per_execution": 2}, id="compiled"),
+        pytest.param({"steps_per_execution": 3}, id="compiled"),
         pytest.param(
             {"run_eagerly": True, "jit_compile": False},
             id="eager",
@@ -134,6 +135,30 @@ def test_each_batch_norm_ends_on_its_own_updates(options):
     model = build_norms(X[:32])
     train_in_one_format(model, X[:32], **options)
     check_statistics(model, X[:32])
+
+
+class AsksForValues(keras.Model):
+    """Runs eagerly, and not otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.BatchNormalization()
+        self.dense = layers.Dense(1)
+
+    def call(self, x, training=None):
+        if float(ops.max(x)) < 0:
+            return x
+        return self.dense(self.norm(x, training=training))
+
+
+@pytest.mark.tensorflow
+def test_a_model_that_only_runs_eagerly_is_taken_to_update_once():
+    model = AsksForValues()
+    model(X[:32])
+    train_in_one_format(model, X[:32], run_eagerly=True, jit_compile=False)
+    np.testing.assert_allclose(
+        model.norm.moving_variance, X[:32].var(0), rtol=1e-3
+    )
 
 
 class TwoPasses(keras.Model):

@@ -31,8 +31,8 @@ __all__ = [
 Outputs = Mapping[str, np.ndarray]
 
 _TOLERANCE = 1e-3
-# What quantizers may differ by, in tolerances: integer kernels turn single
-# codes, of which root mean squares make more than of what is spread out.
+# What quantizers may differ by, in tolerances: integer kernels change single
+# codes, and root mean squares weigh a few large differences most.
 _QUANTIZER_TOLERANCES = 3
 _SHOWN = 3
 
@@ -106,7 +106,7 @@ class VerificationReport:
         A network of quantizers turns the last bit of a sum into a whole step
         wherever a value is near a tie, and what follows differs. So outputs
         may differ by more than the tolerance, if on the codes of the file
-        they do not, and quantizers by three times of it at most.
+        they do not, and quantizers differ by three times as much at most.
         """
         return all(
             _within(rows, self.tolerance) or self._agrees_layerwise(name)
@@ -189,9 +189,9 @@ def verify_export(
         batch_size: Examples in one call.
         tolerance: Largest root mean square of the difference, as a part of
             that of the output around its mean, with which the file agrees;
-            layer by layer, also a third of that of a quantizer. Defaults to
-            1e-3. An export in integer mode rounds sums that the Keras
-            model does not: allow more.
+            layer by layer, quantizers may differ by three times as much.
+            Defaults to 1e-3. An export in integer mode rounds sums that the
+            Keras model does not: allow more.
 
     Returns:
         A `VerificationReport`.
