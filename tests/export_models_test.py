@@ -274,7 +274,6 @@ def test_images_are_upsampled_as_integers(tmp_path):
         (attention, "mixed_float16"),
         (attention, "bfloat16"),
         (recurrent, "mixed_float16"),
-        (recurrent, "mixed_bfloat16"),
         (subclassed, "mixed_bfloat16"),
         (subclassed, "float16"),
     ],
