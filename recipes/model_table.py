@@ -205,9 +205,10 @@ and what follows differs: these outputs show that a file runs, not that it is
 right. So Keras continues on the codes of the file at each quantizer, as
 `verify_export` does where outputs differ. The codes of the file are then a
 rounding of what Keras rounds, but for the part of the largest that is under
-"quantizers" (the root mean square, of the quantizer that differs most), and the
-outputs differ by that under "outputs" (a dash: they were the same). A file that
-disagrees with a tolerance of {tolerance:.0e} is marked.
+"quantizers" (of the quantizer that differs most: the mean, or a third of the
+root mean square if that is more), and the outputs differ by that under
+"outputs" (a dash: they were the same). A file that disagrees with a tolerance
+of {tolerance:.0e} is marked.
 """
 
 
