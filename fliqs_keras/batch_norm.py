@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 
 from fliqs_keras import _keras
@@ -198,6 +199,16 @@ def _updates_a_step(
     try:
         with use_hook(FloatHook()):
             return _keras.count_updates(model, variables)
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
+    except (
+        AttributeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
         # Of unknown shapes, or of values that are asked for in its `call`.
+        logging.info(
+            "A step is taken to update each batch normalization of %r once: %s",
+            model.name,
+            error,
+        )
         return [1] * len(variables)
