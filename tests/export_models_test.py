@@ -271,10 +271,11 @@ def test_images_are_upsampled_as_integers(tmp_path):
 @pytest.mark.parametrize(
     "build, policy",
     [
-        (attention, "mixed_float16"),
+        *itertools.product(
+            [attention, recurrent, subclassed],
+            ["mixed_float16", "mixed_bfloat16"],
+        ),
         (attention, "bfloat16"),
-        (recurrent, "mixed_float16"),
-        (subclassed, "mixed_bfloat16"),
         (subclassed, "float16"),
     ],
 )
