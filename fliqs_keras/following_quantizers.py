@@ -60,7 +60,9 @@ def _follow_average(
 
     def observe():
         best = _best_thresholds(formats, magnitudes, largest)
-        now = _take_shares(formats, shares, before)
+        # Also where a format is not scaled: its share has no meaning, but that
+        # of its largest code would soon be infinite.
+        now = ops.maximum(shares * before, thresholds.SMALLEST_THRESHOLD)
         moved = now + _OBSERVATION_RATE * (best - now)
         # A tensor of zeros, as of weights that start at zero, tells nothing.
         observed = ops.where(before > 0, moved, best)
@@ -132,6 +134,8 @@ class _FollowingQuantizer(SwitchableQuantizer):
         # not quite one would stop the gradient of the largest weight.
         wanted = ops.convert_to_numpy(wanted)
         largest = ops.convert_to_numpy(largest)
+        is_scaled = thresholds.are_scaled(self.formats, wanted.ndim)
+        wanted = np.where(is_scaled, wanted, largest)
         self.shares.assign(_shares_of(wanted, largest, np.where))
 
 

@@ -213,13 +213,18 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
         if index < 0:
             self.is_called_in_inference = True
             return
-        if np.isinf(_keras.stored_value(self._threshold_variable)).any():
+        if not self._are_set(_keras.stored_value(self._threshold_variable)):
             raise ValueError(
                 "Expected thresholds that are set before a tensor is "
                 f"quantized. Received: quantizer {self.path!r}, which has "
                 "seen no data. Train the model, or call "
                 "`fliqs_keras.calibrate(model, data)`, first"
             )
+
+    def _are_set(self, values: np.ndarray) -> bool:
+        # A format that is not scaled needs none.
+        is_scaled = np.array([f.scaled for f in self.formats])
+        return not np.isinf(values[is_scaled]).any()
 
     def range_of(self, x: Tensor) -> Tensor:
         """Returns the largest magnitude of a tensor, or of each channel."""
@@ -269,8 +274,7 @@ class SwitchableQuantizer(keras.layers.Layer, Quantizer):
     @property
     def is_calibrated(self) -> bool:
         """Whether the thresholds have been set."""
-        variable = ops.convert_to_numpy(self._threshold_variable)
-        return not np.isinf(variable).any()
+        return self._are_set(ops.convert_to_numpy(self._threshold_variable))
 
     @property
     def format(self) -> Format | None:

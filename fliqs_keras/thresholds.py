@@ -143,11 +143,16 @@ def settle(found: Tensor, now: Tensor, formats: Sequence[Format]) -> Tensor:
         formats: The formats.
     """
     settled = ops.maximum(found, SMALLEST_THRESHOLD)
-    is_scaled = np.array([f.scaled for f in formats])
+    is_scaled = are_scaled(formats, len(now.shape))
     if is_scaled.all():
         return settled
-    row_shape = (-1,) + (1,) * (len(now.shape) - 1)
-    return ops.where(is_scaled.reshape(row_shape), settled, now)
+    return ops.where(is_scaled, settled, now)
+
+
+def are_scaled(formats: Sequence[Format], rank: int) -> np.ndarray:
+    """Returns which formats are scaled, along the first of `rank` axes."""
+    is_scaled = np.array([f.scaled for f in formats])
+    return is_scaled.reshape((-1,) + (1,) * (rank - 1))
 
 
 @functools.lru_cache(maxsize=None)

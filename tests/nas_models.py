@@ -5,7 +5,7 @@ from keras import layers
 
 from fliqs_keras import SearchSpace, nas
 
-FORMATS = ["INT4", "INT8", "E2M1"]
+FORMATS = ["INT4", "INT8", "E2M1", "BF16"]
 
 
 def residual_net():

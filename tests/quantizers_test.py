@@ -267,6 +267,42 @@ def test_activation_thresholds_are_unset_until_training_sees_data():
     assert rounding_error(seen, "INT4", threshold) <= 1.1 * best
 
 
+@pytest.mark.parametrize("largest", [1e-3, 0.5, 1e4])
+def test_formats_that_are_not_scaled_outlive_what_is_observed(largest):
+    quantizer = make_quantizer(ActivationQuantizer)
+    quantizer.set_format(None)
+    x = (largest * make_values()).astype("float32")
+    for step in range(20):
+        # A batch that is far larger than those before is no exception.
+        quantizer(x * np.float32(1e4 if step == 10 else 1), training=True)
+    assert 0 < np.min(quantizer.shares) <= np.max(quantizer.shares) < 10
+    assert quantizer.is_calibrated
+    for name in ("BF16", "FP32"):
+        quantizer.set_format(name)
+        np.testing.assert_array_equal(quantizer(x), round_to_format(x, name))
+
+
+def test_shares_of_formats_that_are_not_scaled_are_not_missed():
+    quantizer = make_quantizer(ActivationQuantizer)
+    x = make_values()
+    quantizer(x, training=True)
+    shares = quantizer.shares.numpy()
+    shares[FORMATS.index("BF16")] = np.inf
+    quantizer.shares.assign(shares)
+    assert quantizer.is_calibrated
+    quantizer.set_format("BF16")
+    np.testing.assert_array_equal(quantizer(x), round_to_format(x, "BF16"))
+
+
+def test_thresholds_of_formats_that_are_not_scaled_are_not_kept():
+    quantizer = make_quantizer(WeightQuantizer)
+    x = 1e-2 * make_values()
+    before = weight_thresholds(quantizer, x)
+    quantizer.keep_thresholds(x, before)
+    np.testing.assert_array_equal(quantizer.shares, np.ones((5, 1, 6)))
+    np.testing.assert_array_equal(weight_thresholds(quantizer, x), before)
+
+
 def test_activation_thresholds_follow_a_moving_average():
     quantizer = make_quantizer(ActivationQuantizer)
     quantizer.set_format("INT4")
