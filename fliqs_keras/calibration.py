@@ -1,13 +1,19 @@
 """Thresholds and activation ranges, from data."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 
 from fliqs_keras.assignments import decisions
+from fliqs_keras.following_quantizers import (
+    OBSERVED_EXAMPLES,
+    ActivationQuantizer,
+)
 from fliqs_keras.quantized_layers import CallHook, quantized_layers, use_hook
 
 __all__ = ["calibrate"]
@@ -15,12 +21,44 @@ __all__ = ["calibrate"]
 _VALUES_A_BATCH = 16384
 
 
+class _Observations:
+    """What a quantizer saw."""
+
+    def __init__(self):
+        self._values: list[np.ndarray] = []
+        self._ranges: list[float] = []
+        self._counts: list[int] = []
+
+    def add(self, values: np.ndarray, value_range: float, count: int) -> None:
+        """Adds what it saw in one call.
+
+        Args:
+            values: A sample of the values.
+            value_range: Largest magnitude among the first few examples.
+            count: Number of these.
+        """
+        self._values.append(values)
+        self._ranges.append(value_range)
+        self._counts.append(count)
+
+    def values(self) -> np.ndarray:
+        """Returns the sample of all calls."""
+        return np.concatenate(self._values)
+
+    def mean_range(self) -> float:
+        """Returns the mean of the ranges that are finite, or NaN if none is."""
+        ranges, counts = np.array(self._ranges), np.array(self._counts)
+        is_finite = np.isfinite(ranges)
+        if not is_finite.any():
+            return math.nan
+        return np.average(ranges[is_finite], weights=counts[is_finite])
+
+
 class _ActivationObserver(CallHook):
     """Collects what would be quantized, which passes as it is."""
 
     def __init__(self):
-        self.values: dict[int, list[np.ndarray]] = {}
-        self.ranges: dict[int, list[float]] = {}
+        self.observations: dict[int, _Observations] = {}
 
     def input(self, layer, quantizer, inputs):
         return self._observe(quantizer, inputs)
@@ -35,9 +73,11 @@ class _ActivationObserver(CallHook):
         flat = x.reshape(-1)
         if flat.size > _VALUES_A_BATCH:
             flat = generator.choice(flat, _VALUES_A_BATCH, replace=False)
-        self.values.setdefault(id(quantizer), []).append(flat)
         largest = float(ops.convert_to_numpy(quantizer.range_of(alive)))
-        self.ranges.setdefault(id(quantizer), []).append(largest)
+        observations = self.observations.setdefault(
+            id(quantizer), _Observations()
+        )
+        observations.add(flat, largest, len(x[:OBSERVED_EXAMPLES]))
         return inputs
 
 
@@ -59,9 +99,9 @@ def calibrate(model: keras.Model, data: Any) -> None:
 
     The model runs on the data with its inputs to layers in float; each input
     quantizer then takes, for each of its formats, the threshold of least
-    squared error on a sample of what it saw. A search and plain training do
-    this by themselves in their first steps; use this before a model is
-    evaluated or exported without training.
+    squared error on a sample of what it saw. What is not finite does not
+    count. A search and plain training do this by themselves in their first
+    steps; use this before a model is evaluated or exported without training.
 
     Args:
         model: A model from `fliqs_keras.apply`.
@@ -71,7 +111,8 @@ def calibrate(model: keras.Model, data: Any) -> None:
             hundred examples are enough.
 
     Raises:
-        ValueError: If the model is not quantized, or if the data is empty.
+        ValueError: If the model is not quantized, if the data is empty, or if
+            a layer has no finite inputs. The model is then unchanged.
 
     Example:
 
@@ -83,12 +124,39 @@ def calibrate(model: keras.Model, data: Any) -> None:
     with use_hook(observer):
         for inputs in input_batches(model, data):
             model(inputs, training=False)
-    for layer in quantized_layers(model):
-        for quantizer in layer.activation_quantizers():
-            if id(quantizer) in observer.values:
-                values = np.concatenate(observer.values[id(quantizer)])
-                mean_range = np.mean(observer.ranges[id(quantizer)])
-                quantizer.set_thresholds(values, np.float32(mean_range))
+    seen = {
+        quantizer: observer.observations[id(quantizer)]
+        for layer in quantized_layers(model)
+        for quantizer in layer.activation_quantizers()
+        if id(quantizer) in observer.observations
+    }
+    ranges = {quantizer: x.mean_range() for quantizer, x in seen.items()}
+    _check_ranges(ranges)
+    for quantizer, observations in seen.items():
+        value_range = np.float32(ranges[quantizer])
+        quantizer.set_thresholds(observations.values(), value_range)
+
+
+def _check_ranges(ranges: Mapping[ActivationQuantizer, float]) -> None:
+    """Checks what thresholds are going to be shares of.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    without = [q.path for q, x in ranges.items() if not math.isfinite(x)]
+    if without:
+        raise ValueError(
+            "Expected data on which the inputs of layers are finite. Received: "
+            f"nothing but infinities and NaN at {without}. Look for them in "
+            "the data and the weights"
+        )
+    zero = [q.path for q, x in ranges.items() if not x]
+    if zero:
+        logging.warning(
+            "Nothing but zeros was seen by %s. Until they are trained or "
+            "calibrated on other data, all that is not zero is clipped there.",
+            zero,
+        )
 
 
 def fit_weight_thresholds(model: keras.Model) -> None:
@@ -123,7 +191,7 @@ def require_thresholds(model: keras.Model) -> None:
 def input_batches(
     model: keras.Model, data: Any, batch_size: int = 128
 ) -> Iterator[Any]:
-    """Yields batches of inputs.
+    """Yields batches of inputs, those that are not empty.
 
     Args:
         model: The model that takes them.
@@ -134,7 +202,7 @@ def input_batches(
         ValueError: If the data is empty.
     """
     if _is_structure(model, data):
-        size = len(keras.tree.flatten(data)[0])
+        size = count_examples(data)
         batches = (
             keras.tree.map_structure(
                 lambda x, start=start: x[start : start + batch_size], data
@@ -143,11 +211,18 @@ def input_batches(
         )
     else:
         batches = (b[0] if isinstance(b, tuple) else b for b in data)
-    count = 0
-    for count, batch in enumerate(batches, start=1):  # noqa: B007
-        yield batch
-    if not count:
+    is_empty = True
+    for batch in batches:
+        if count_examples(batch):
+            is_empty = False
+            yield batch
+    if is_empty:
         raise ValueError("Expected data of at least one batch. Received: none")
+
+
+def count_examples(inputs: Any) -> int:
+    """Returns the number of examples in a batch of inputs."""
+    return np.shape(keras.tree.flatten(inputs)[0])[0]
 
 
 def _is_structure(model: keras.Model, data: Any) -> bool:

@@ -18,7 +18,7 @@ Tensor = Any
 
 _RANGE_MOMENTUM = 0.99
 _OBSERVATION_RATE = 0.1
-_OBSERVED_EXAMPLES = 8
+OBSERVED_EXAMPLES = 8
 _OBSERVED_VALUES = 1024
 
 
@@ -209,7 +209,7 @@ class ActivationQuantizer(_FollowingQuantizer):
         return self._take_shares(ops.convert_to_tensor(self.range))
 
     def follow(self, x: Tensor) -> Tensor:
-        x = self.alive_part(x[:_OBSERVED_EXAMPLES])
+        x = self.alive_part(x[:OBSERVED_EXAMPLES])
         is_first = ops.convert_to_tensor(self.range) <= 0
         before = self.thresholds_for(x)
         follow = share(_follow_average, self.formats)
@@ -251,4 +251,4 @@ class ActivationQuantizer(_FollowingQuantizer):
 
     def range_of(self, x: Tensor) -> Tensor:
         """Returns the largest magnitude among the first few examples."""
-        return ops.max(ops.abs(x[:_OBSERVED_EXAMPLES]))
+        return ops.max(ops.abs(x[:OBSERVED_EXAMPLES]))

@@ -52,12 +52,49 @@ def test_a_list_of_arrays_is_batches_of_a_single_input():
     assert model.get_layer("d").input_quantizer.is_calibrated
 
 
-@pytest.mark.parametrize("data", [A[:0], [], iter(())])
+@pytest.mark.parametrize("data", [A[:0], [], iter(()), [A[:0], A[:0]]])
 def test_no_data(data):
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    model = fliqs_keras.apply(model, "INT8")
     with pytest.raises(ValueError, match="at least one batch"):
-        fliqs_keras.calibrate(model, data)
+        fliqs_keras.calibrate(one_layer(), data)
+
+
+def one_layer():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="d")])
+    return fliqs_keras.apply(model, "INT8")
+
+
+def range_after(data):
+    model = one_layer()
+    fliqs_keras.calibrate(model, data)
+    return model.get_layer("d").input_quantizer.range.numpy()
+
+
+def test_a_left_over_batch_weighs_what_it_holds():
+    largest = [np.abs(A[:8]).max(), np.abs(A[128:136]).max(), 100.0]
+    data = np.concatenate([A[:256], np.full((2, 4), 100.0, "float32")])
+    expected = np.average(largest, weights=[8, 8, 2])
+    assert range_after(data) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_what_is_not_finite_is_left_out(value):
+    wrong = A[:20].copy()
+    wrong[3, 1] = value
+    assert range_after([A[:10], wrong]) == range_after(A[:10])
+    with pytest.raises(ValueError, match="NaN at .'d/input_quantizer'"):
+        range_after([wrong, wrong])
+
+
+def test_empty_batches_are_left_out():
+    assert range_after([A[:0], A[:10], A[:0]]) == range_after(A[:10])
+
+
+def test_quantizers_that_see_only_zeros_are_named(caplog):
+    assert range_after(A) > 0
+    assert not caplog.records
+    assert range_after(0 * A) == 0
+    [record] = caplog.records
+    assert "zeros was seen by ['d/input_quantizer']" in record.getMessage()
 
 
 if __name__ == "__main__":
