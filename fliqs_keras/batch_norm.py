@@ -8,7 +8,11 @@ from absl import logging
 from keras import ops
 
 from fliqs_keras import _keras
-from fliqs_keras.calibration import FixedThresholds, input_batches
+from fliqs_keras.calibration import (
+    FixedThresholds,
+    count_examples,
+    input_batches,
+)
 from fliqs_keras.float_hook import FloatHook
 from fliqs_keras.quantized_layers import use_hook
 
@@ -22,10 +26,10 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
     """Sets batch-normalization statistics to their averages over data.
 
     Worth calling after another assignment was applied to a trained model:
-    the statistics still belong to the formats it was trained in. A layer that
-    is called several times a batch takes the average over its calls, and one
-    that the model does not train, as in a part that it calls with
-    `training=False`, keeps its own.
+    the statistics still belong to the formats it was trained in. A batch weighs
+    as much as it has examples. A layer that is called several times a batch
+    takes the average over its calls, and one that the model does not train, as
+    in a part that it calls with `training=False`, keeps its own.
 
     Args:
         model: The model.
@@ -56,8 +60,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     for average in averages:
-        if average.count:
-            average.variable.assign(average.total / average.count)
+        if average.weight:
+            average.variable.assign(average.total / average.weight)
 
 
 class _Average:
@@ -66,11 +70,11 @@ class _Average:
     def __init__(self, variable: keras.Variable):
         self.variable = variable
         self.total = np.zeros(variable.shape)
-        self.count = 0
+        self.weight = 0
 
-    def add(self, value: Any) -> None:
-        self.total += ops.convert_to_numpy(value)
-        self.count += 1
+    def add(self, value: Any, weight: int) -> None:
+        self.total += weight * ops.convert_to_numpy(value).astype("float64")
+        self.weight += weight
 
 
 def _add_statistics(
@@ -85,7 +89,7 @@ def _add_statistics(
         model(inputs, training=True)
     for average in averages:
         for value in scope.updates[id(average.variable)]:
-            average.add(value)
+            average.add(value, count_examples(inputs))
 
 
 def _batch_norms(model: keras.Model) -> list[keras.layers.Layer]:

@@ -24,6 +24,19 @@ def test_batch_norm_is_recalibrated_to_the_data():
     np.testing.assert_allclose(norm.moving_variance, x.var(axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("is_dataset", [False, True])
+def test_a_left_over_batch_weighs_what_it_holds(is_dataset):
+    norm = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((4,)), norm])
+    x = X[:129]
+    parts = [x[:128], x[128:]]
+    fliqs_keras.recalibrate_batch_norm(model, parts if is_dataset else x)
+    np.testing.assert_allclose(norm.moving_mean, x.mean(axis=0), rtol=1e-5)
+    # A single example has no variance.
+    variance = 128 / 129 * x[:128].var(axis=0)
+    np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-5)
+
+
 @pytest.mark.parametrize("momentum", [0.9, 0.999])
 def test_small_variances_are_not_lost_beside_one(momentum):
     norm = layers.BatchNormalization(momentum=momentum)
