@@ -44,7 +44,8 @@ class Reinforce:
             function `schedule(progress, entropy_weight)`.
 
     Raises:
-        ValueError: If a number is out of its range, or a name is unknown.
+        ValueError: If a number is out of its range, if `delay` and `settle`
+            leave no steps to learn in, or if a name is unknown.
 
     Example:
 
@@ -72,6 +73,12 @@ class Reinforce:
                     f"Expected `{name}` to be at least 0 and below 1. "
                     f"Received: {name}={value!r}"
                 )
+        if self.delay + self.settle >= 1:
+            raise ValueError(
+                "Expected steps between `delay` and `settle`, in which the "
+                f"policy learns. Received: delay={self.delay!r}, "
+                f"settle={self.settle!r}, which sum up to 1 or more"
+            )
         if not self.learning_rate > 0:
             raise ValueError(
                 "Expected `learning_rate` to be positive. Received: "

@@ -288,6 +288,7 @@ def test_target_below_the_cheapest_is_refused():
     [
         (Reinforce, {"delay": 1.0}),
         (Reinforce, {"settle": -0.1}),
+        (Reinforce, {"delay": 0.5, "settle": 0.5}),
         (Reinforce, {"baseline_momentum": -1}),
         (Reinforce, {"learning_rate": 0}),
         (Sensitivity, {"start": 1.0}),
