@@ -109,7 +109,8 @@ class FormatSearch(FormatTraining):
     Raises:
         ValueError: If a setting is wrong or data is missing. Before the
             first step, if the model is not quantized or has a single format,
-            or if no assignment, or every one, meets the target. Before the
+            if nothing that is searched costs anything, or if no assignment,
+            or every one, meets the target. Before the
             second, if formats are compared and the model does not take the
             data or has no loss.
 
@@ -216,6 +217,13 @@ class FormatSearch(FormatTraining):
         target = resolve_target(target, table, self._decisions)
         cheapest = table.of(cheapest_choice(table))
         dearest = table.of(dearest_choice(table))
+        if not dearest:
+            raise ValueError(
+                "Expected a `cost` of what is searched. Received: "
+                f"{type(cost).__name__}, in which no option of any decision "
+                f"costs anything ({cost.unit}). Embeddings, which multiply "
+                "nothing, have a cost in `fliqs_keras.WeightBytes()`"
+            )
         # Sums of floats in another order may differ in the last digits.
         if not cheapest * (1 - 1e-9) <= target <= dearest * (1 + 1e-9):
             raise ValueError(

@@ -160,6 +160,21 @@ def test_budgets_that_exclude_each_other_are_refused_before_training():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("controller", ["sensitivity", "reinforce"])
+def test_a_cost_that_nothing_has_is_refused_before_training(controller):
+    embedding = layers.Embedding(10, 4, name="embedding")
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), embedding])
+    model = fliqs_keras.apply(model, ["INT4", "INT8"])
+    model.compile("adam", "mse")
+    x, y = np.zeros((8, 3), "int32"), np.zeros((8, 3, 4))
+    search = fliqs_keras.FormatSearch(
+        ("INT4", 1.2), data=(x, y), controller=controller
+    )
+    with pytest.raises(ValueError, match=r"`fliqs_keras.WeightBytes\(\)`"):
+        model.fit(x, y, verbose=0, callbacks=[search])
+    assert search.history == []
+
+
 def test_fixed_formats_take_separate_decisions():
     model = make_model(SEPARATE)
     assignment = {
