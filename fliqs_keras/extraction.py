@@ -222,6 +222,9 @@ def _copy_weights(
     for weight, small_weight in zip(own, small, strict=True):
         value = ops.convert_to_numpy(_keras.master_value(weight))
         small_weight.assign(_take(value, alive.of_variable(layer, weight)))
+        # Weights can be frozen one by one.
+        if weight.trainable != small_weight.trainable:
+            small_weight.trainable = weight.trainable
 
 
 def _copy_quantizers(

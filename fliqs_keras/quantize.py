@@ -276,6 +276,10 @@ def _copy_model(model: keras.Model) -> keras.Model:
         # From the top down, because a layer sets those below it, too.
         if layer.trainable != layer_copy.trainable:
             layer_copy.trainable = layer.trainable
+    # Weights can be frozen one by one, too, which no config says.
+    for weight, weight_copy in zip(model.weights, copy.weights, strict=True):
+        if weight.trainable != weight_copy.trainable:
+            weight_copy.trainable = weight.trainable
     return copy
 
 

@@ -193,6 +193,21 @@ def test_frozen_layers_stay_frozen():
     np.testing.assert_array_equal(ops.convert_to_numpy(deep.kernel), before)
 
 
+def test_frozen_weights_stay_frozen():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="deep")])
+    model = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2)])
+    inner.layers[0].kernel.trainable = False
+    model.layers[1].bias.trainable = False
+    quantized = fliqs_keras.apply(model, "INT4")
+    trained = [weight.name for weight in quantized.trainable_weights]
+    assert trained == ["bias", "kernel"]
+    deep = quantized.layers[0].get_layer("deep")
+    before = ops.convert_to_numpy(deep.kernel)
+    quantized.compile("sgd", "mse")
+    quantized.fit(make_x(8, 4), make_x(8, 2), verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(deep.kernel), before)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_weights_are_quantized_from_their_float32_master(policy):
     inputs = keras.Input((64,))

@@ -85,7 +85,10 @@ def test_sequential_model_is_extracted():
     chosen = {"conv": "INT4", "head": "INT8"}
     chosen |= {"conv:width": 3, "conv:kernel": 1}
     fliqs_keras.FormatAssignment(chosen).apply_to(model)
+    model.get_layer("conv").bias.trainable = False
     small = nas.extract(model)
+    assert not small.get_layer("conv").bias.trainable
+    assert len(small.trainable_weights) == len(model.trainable_weights)
     assert small.get_layer("conv").kernel.shape == (1, 1, 2, 3)
     assert small.get_layer("head").kernel.shape == (48, 3)
     assert_same(predict(small, x), predict(model, x))
