@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,7 +12,12 @@ from absl import logging
 from keras import ops
 
 from fliqs_keras import calibration
-from fliqs_keras.assignments import FormatAssignment, FormatSetter, decisions
+from fliqs_keras.assignments import (
+    Decision,
+    FormatAssignment,
+    FormatSetter,
+    decisions,
+)
 from fliqs_keras.batch_losses import BatchLosses
 from fliqs_keras.batch_norm import BatchNormWindow
 from fliqs_keras.controller import Controller
@@ -224,7 +230,14 @@ class FormatTraining(keras.callbacks.Callback):
             self._stand_on(self._controller.best_choice())
 
     def on_train_end(self, logs=None):
-        if not self._controller.settled:
+        choice = self._controller.best_choice()
+        if not self._step and not self._controller.settled:
+            # As where a job that has ended is started again.
+            choice = _present_choice(self._decisions, choice)
+            logging.warning(
+                "No step was trained. The model stays in its formats."
+            )
+        elif not self._controller.settled:
             logging.warning(
                 "The training ended after %d of %d steps, before its formats "
                 "were settled. Those that it ends on are the best known then.",
@@ -234,7 +247,7 @@ class FormatTraining(keras.callbacks.Callback):
         self._close_window()
         # Another callback may have restored weights.
         self._set_formats.forget()
-        self._set_formats(self._controller.best_choice())
+        self._set_formats(choice)
         self.assignment = FormatAssignment.from_model(self.model)
         self._controller = None
         self._probe = None
@@ -338,6 +351,17 @@ class FormatTraining(keras.callbacks.Callback):
             )
         epochs = params["epochs"] - first_epoch
         return -(-params["steps"] // at_once) * epochs
+
+
+def _present_choice(
+    model_decisions: Sequence[Decision], default: np.ndarray
+) -> np.ndarray:
+    """Returns what decisions stand on, or a default where all is off."""
+    present = [
+        max(int(ops.convert_to_numpy(x.index)) for x in decision.switches)
+        for decision in model_decisions
+    ]
+    return np.where(np.array(present) < 0, default, present)
 
 
 def _updates(model: keras.Model) -> int | None:

@@ -37,6 +37,25 @@ def test_a_resumed_training_searches_in_the_epochs_that_are_left(
     assert search.sensitivity is not None
 
 
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_training_without_a_step_leaves_the_formats(is_off, caplog):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    x, y = make_data(64)
+    found = {"conv": "INT8", "depthwise": "INT4", "head": "INT4"}
+    found = fliqs_keras.FormatAssignment(found)
+    found.apply_to(model)
+    head = model.get_layer("head").input_quantizer
+    if is_off:
+        # As weights that were saved while activations were in float have it.
+        head.set_format(None)
+    search = fliqs_keras.FormatSearch(("INT4", 1.5), data=(x, y))
+    model.fit(x, y, epochs=4, initial_epoch=4, verbose=0, callbacks=[search])
+    assert search.assignment == found
+    assert fliqs_keras.FormatAssignment.from_model(model) == found
+    assert str(head.format) == "INT4"
+    assert "No step was trained" in caplog.text
+
+
 @pytest.mark.parametrize("controller", ["sensitivity", "reinforce"])
 def test_checkpoints_keep_the_target(controller, tmp_path):
     model = compile_net(fliqs_keras.apply(build_net(), ["INT2", "INT8"]))
@@ -112,6 +131,22 @@ def test_statistics_survive_weights_that_are_restored(is_search_first):
     model.fit(x, y, epochs=20, verbose=0, callbacks=[*callbacks, Best()])
     kept = restore.best_epoch
     np.testing.assert_allclose(variances_of(model), best[kept], rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_search_first", [False, True])
+def test_formats_of_weights_that_are_restored(is_search_first):
+    model = compile_net(fliqs_keras.apply(build_net(), ["INT4", "INT8"]))
+    x, y = make_data(64)
+    search = fliqs_keras.FormatSearch(("INT4", 1.2), data=(x, y))
+    head = model.get_layer("head").input_quantizer
+    # The first epoch, in which activations are in float, counts as the best.
+    restore = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=50, restore_best_weights=True
+    )
+    callbacks = [search, restore] if is_search_first else [restore, search]
+    model.fit(x, y, epochs=20, verbose=0, callbacks=callbacks)
+    assert restore.best_epoch < 2
+    assert (head.format is None) == is_search_first
 
 
 def test_what_is_evaluated_and_saved_last_is_the_result(tmp_path):
