@@ -36,7 +36,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any) -> None:
         data: Inputs, as in `fliqs_keras.calibrate`.
 
     Raises:
-        ValueError: If the data is empty.
+        ValueError: If the data is empty or a pair.
     """
     norms = _batch_norms(model)
     momenta = [norm.momentum for norm in norms]

@@ -106,13 +106,15 @@ def calibrate(model: keras.Model, data: Any) -> None:
     Args:
         model: A model from `fliqs_keras.apply`.
         data: Inputs as the model takes them: an array, or a structure of
-            arrays; or an iterable of batches such as a `tf.data.Dataset`,
-            whose elements are inputs or tuples that begin with them. A few
-            hundred examples are enough.
+            arrays; or an iterable of batches such as a `tf.data.Dataset`, or
+            a list, whose elements are inputs or tuples that begin with them.
+            Not a pair of inputs and targets. A few hundred examples are
+            enough.
 
     Raises:
-        ValueError: If the model is not quantized, if the data is empty, or if
-            a layer has no finite inputs. The model is then unchanged.
+        ValueError: If the model is not quantized, if the data is empty or a
+            pair, or if a layer has no finite inputs. The model is then
+            unchanged.
 
     Example:
 
@@ -199,7 +201,7 @@ def input_batches(
         batch_size: Size of the batches of arrays.
 
     Raises:
-        ValueError: If the data is empty.
+        ValueError: If the data is empty, or a tuple that is not one of inputs.
     """
     if _is_structure(model, data):
         size = count_examples(data)
@@ -208,6 +210,13 @@ def input_batches(
                 lambda x, start=start: x[start : start + batch_size], data
             )
             for start in range(0, size, batch_size)
+        )
+    elif isinstance(data, tuple) and len(data) > 1:
+        # That could be batches, but is a pair of inputs and targets more often.
+        raise ValueError(
+            "Expected inputs as the model takes them, or an iterable of "
+            f"batches that is no tuple. Received: a tuple of {len(data)}. Of "
+            "`(x, y)` pass `x` only, and batches as a list"
         )
     else:
         batches = (b[0] if isinstance(b, tuple) else b for b in data)

@@ -85,6 +85,24 @@ def test_what_is_not_finite_is_left_out(value):
         range_after([wrong, wrong])
 
 
+@pytest.mark.parametrize(
+    "use", [fliqs_keras.calibrate, fliqs_keras.recalibrate_batch_norm]
+)
+@pytest.mark.parametrize(
+    "model, data",
+    [
+        (one_layer, (A, np.zeros(300))),
+        (one_layer, (A, np.zeros(300), np.ones(300))),
+        (lambda: two_inputs(False), ([A, B], np.zeros(300))),
+        (lambda: two_inputs(True), ({"a": A, "b": B}, np.zeros(300))),
+    ],
+    ids=["pair", "triple", "lists", "dicts"],
+)
+def test_targets_are_refused(model, data, use):
+    with pytest.raises(ValueError, match=r"Of `\(x, y\)` pass `x` only"):
+        use(model(), data)
+
+
 def test_empty_batches_are_left_out():
     assert range_after([A[:0], A[:10], A[:0]]) == range_after(A[:10])
 
