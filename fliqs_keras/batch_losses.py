@@ -65,7 +65,7 @@ class BatchLosses:
         if is_reset:
             # By a callback that stands before. The mean of the epoch so far is
             # the nearest that is known.
-            return math.nan if shown is None else shown
+            return math.nan if shown is None else float(shown)
         if self._counts_examples(grown):
             # The last batch of an epoch may be a small one.
             self.batch_size = max(self.batch_size or 0.0, grown)

@@ -146,7 +146,10 @@ class LossProbe:
             _restore(metrics)
             return loss
 
-        loss, gradient = _value_and_gradient(loss_of, ops.ones((size,)))
+        # Whatever the default of Keras: in fewer bits, losses are alike.
+        ones = ops.ones((size,), "float32")
+        loss, gradient = _value_and_gradient(loss_of, ones)
+        loss = ops.cast(loss, "float32")
         shares = gradient * ops.cast(size, "float32")
         return shares - ops.mean(shares) + loss
 

@@ -61,6 +61,29 @@ def test_losses_are_those_of_each_example():
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
 
 
+def set_default(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+
+
+@pytest.fixture
+def few_bits():
+    set_default("bfloat16")
+    yield
+    set_default("float32")
+
+
+def test_losses_where_the_default_of_keras_has_few_bits(few_bits):
+    model = build_model()
+    losses = probe(model, [[2, 2]])
+    assert losses.shape == (1, 64)
+    assert losses.std() > 0
+    # Keras then shows losses that are no numbers of Python.
+    search = fliqs_keras.FormatSearch(("INT8", 1.5), controller="reinforce")
+    model.fit(*make_data(), batch_size=32, verbose=0, callbacks=[search])
+    assert isinstance(search.history[-1]["reward"], float)
+
+
 def test_batch_norm_uses_the_batch():
     model = build_model()
     before = probe(model, [[2, 2]])
