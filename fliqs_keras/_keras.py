@@ -180,6 +180,16 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if id(weight) not in others]
 
 
+def recurrent_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns what stateful layers keep from batch to batch, no weights."""
+    return [
+        state
+        for layer in flatten_layers(model)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in keras.tree.flatten(layer.states or [])
+    ]
+
+
 class GraphCall(NamedTuple):
     """One call in the graph of a functional model.
 
@@ -284,10 +294,8 @@ def call_on_zeros(model: keras.Model) -> Any:
         UnknownShapeError: If the model does not know the shapes of its inputs.
     """
     states = [
-        (state, state.numpy())
-        for layer in flatten_layers(model)
-        if isinstance(layer, keras.layers.RNN) and layer.stateful
-        for state in keras.tree.flatten(layer.states or [])
+        (state, keras.ops.convert_to_numpy(state))
+        for state in recurrent_states(model)
     ]
     try:
         return _call_on_zeros(model)

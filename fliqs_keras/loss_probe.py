@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fliqs_keras import _keras
 from fliqs_keras.assignments import FormatSetter
 from fliqs_keras.calibration import FixedThresholds
 from fliqs_keras.quantized_layers import use_hook
@@ -24,9 +25,9 @@ class LossProbe:
     The model runs as in training, with the batch-normalization statistics of
     the batch, because those that it averages lag behind a model that trains
     fast, and belong to the formats that it trained in. It is left as it was:
-    no weight, statistic, threshold, metric, format or random state moves. Every
-    choice sees the same examples and the same dropout, so that a few hundred
-    examples tell small differences apart.
+    no weight, statistic, threshold, metric, format, random or recurrent state
+    moves. Every choice sees the same examples, the same dropout and the same
+    states, so that a few hundred examples tell small differences apart.
 
     Args:
         model: A compiled model from `fliqs_keras.apply`.
@@ -77,25 +78,29 @@ class LossProbe:
             a batch.
         """
         batches = self._read(min(max_examples, _MAX_EXAMPLES))
+        recurrent = _keras.recurrent_states(self._model)
         state = [
             (variable, ops.convert_to_numpy(variable))
             for variable in [
                 *self._model.non_trainable_variables,
                 *self._model.metrics_variables,
+                *recurrent,
             ]
         ]
         switched = {id(index) for index in self._set_formats.indices}
-        seeds = [
+        # What a choice would leave to the next one.
+        left = [
             (variable, value)
             for variable, value in state
-            if not np.issubdtype(value.dtype, np.floating)
+            if any(variable is x for x in recurrent)
+            or not np.issubdtype(value.dtype, np.floating)
             and id(variable) not in switched
         ]
         rows = []
         try:
             with use_hook(FixedThresholds()):
                 for choice in choices:
-                    _restore(seeds)
+                    _restore(left)
                     self._set_formats(choice)
                     rows.append([self._losses(batch) for batch in batches])
         finally:

@@ -98,6 +98,21 @@ def test_choices_see_the_same_dropout():
     assert not np.array_equal(first, other)
 
 
+def test_choices_see_the_same_states():
+    inputs = keras.Input(batch_shape=(32, 2, 3))
+    x = layers.LSTM(4, stateful=True, name="lstm")(inputs)
+    outputs = layers.Dense(3, name="second")(x)
+    model = fliqs_keras.apply(keras.Model(inputs, outputs), FORMATS)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(True))
+    x, y = make_data(32)
+    x = x.reshape(32, 2, 3)
+    fliqs_keras.calibrate(model, x)
+    [before, _] = [state.numpy() for state in model.get_layer("lstm").states]
+    first, _, again = probe(model, [[1, 1], [0, 1], [1, 1]], [(x, y)])
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(model.get_layer("lstm").states[0], before)
+
+
 def test_model_is_left_as_it_was():
     model = build_model(dropout=0.5)
     fliqs_keras.FormatAssignment({"first": "INT8", "second": "FP32"}).apply_to(
