@@ -164,7 +164,8 @@ class KernelSize(_Sizes):
 
     Raises:
         ValueError: If an option is even. By `fliqs_keras.apply` if a layer
-            has no padding, or a kernel that is not square.
+            has no padding, or a kernel that is not square, or if all stand
+            within other layers.
 
     Example:
 
@@ -192,6 +193,11 @@ class Heads(_Sizes):
     Args:
         layers: The layers, as for `SearchSpace(include=...)`.
         options: Numbers of heads.
+
+    Raises:
+        ValueError: If an option is not positive. By `fliqs_keras.apply` if
+            one is above the number of the layer, or if all layers stand
+            within others.
 
     Example:
 

@@ -134,6 +134,8 @@ class _Planner:
                 self._makes_channels(place.layer)
                 if kinds is None
                 else type(place.layer) in kinds
+                # Not within a layer, whose own config makes them anew.
+                and id(place.layer) in self.graph.makes
             )
         ]
         if not chosen:

@@ -324,6 +324,21 @@ def inner_model(x):
     return keras.Model(inner, outputs, name="inner")(x)
 
 
+@keras.saving.register_keras_serializable(package="nas_test")
+class Attending(layers.Layer):
+    """A layer of one's own that holds attention."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(4, 2, name="attention")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return self.attention(x, x)
+
+
 REFUSED = {
     "output": (lambda x: x, nas.Width("head", [1, 3]), "outputs of the model"),
     "normalized": (
@@ -387,6 +402,18 @@ REFUSED = {
         ][0],
         nas.Skip("sum"),
         "branch is read by another layer",
+    ),
+    "heads_within_a_layer": (
+        lambda x: Attending(name="block")(x),
+        nas.Heads("*attention", [1, 4]),
+        "at least one of .'MultiHeadAttention'. in the graph",
+    ),
+    "kernel_within_a_wrapper": (
+        lambda x: layers.TimeDistributed(
+            layers.Conv1D(8, 3, padding="same", name="inside"), name="each"
+        )(x),
+        nas.KernelSize("*inside", [1, 3]),
+        "in the graph of the model",
     ),
     "nested": (inner_model, nas.Width("conv", [4, 8]), "models in it"),
 }
