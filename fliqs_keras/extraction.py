@@ -167,7 +167,8 @@ def _shrink(entry: dict[str, Any], layer: keras.Layer, alive: _Alive) -> None:
     for argument in _WIDTH_ARGUMENTS:
         if made is not None and argument in config:
             config[argument] = made
-    if config.get("target_shape", [-1])[-1] != -1:
+    # That of a scalar is empty.
+    if (config.get("target_shape") or [-1])[-1] != -1:
         config["target_shape"] = [
             *config["target_shape"][:-1],
             len(alive.channels(layer)),
@@ -189,7 +190,8 @@ def _leave_out_branch(entry: dict[str, Any], branch: int) -> None:
     identity = keras.layers.Identity(name=entry["config"]["name"])
     entry.update(keras.saving.serialize_keras_object(identity))
     (node,) = entry["inbound_nodes"]
-    node["args"] = [node["args"][0][1 - branch]]
+    summands = (node["args"] or [node["kwargs"].pop("inputs")])[0]
+    node["args"] = [summands[1 - branch]]
 
 
 def _pairs(

@@ -187,6 +187,37 @@ def test_skipped_block_keeps_the_quantizer_of_its_sum():
     assert_same(predict(nas.extract(model), x), predict(model, x))
 
 
+def sum_by_keyword():
+    inputs = keras.Input((4,))
+    y = layers.Dense(4, name="branch")(inputs)
+    x = layers.Add(name="sum")(inputs=[inputs, y])
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def scalar_output():
+    inputs = keras.Input((4,))
+    x = layers.Dense(8, activation="relu", name="hidden")(inputs)
+    x = layers.Dense(1, name="head")(x)
+    return keras.Model(inputs, layers.Reshape((), name="scalar")(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "choice", "sizes"),
+    [
+        (sum_by_keyword, nas.Skip("sum"), {"sum:depth": 0}),
+        (scalar_output, nas.Width("hidden", [4, 8]), {"hidden:width": 4}),
+    ],
+)
+def test_unusual_calls_are_extracted(build, choice, sizes):
+    space = SearchSpace(["INT8"], architecture=choice)
+    model = fliqs_keras.apply(build(), space)
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    fliqs_keras.calibrate(model, x)
+    chosen = dict(fliqs_keras.FormatAssignment.from_model(model))
+    fliqs_keras.FormatAssignment(chosen | sizes).apply_to(model)
+    assert_same(predict(nas.extract(model), x), predict(model, x))
+
+
 @pytest.mark.parametrize("family", ["inverted_residual", "transformer"])
 def test_searchable_model_saves(family, tmp_path):
     model, x = make(family)
