@@ -282,7 +282,8 @@ def _keeps_apart(layer: keras.Layer) -> bool:
         axes = layer.axis if isinstance(layer.axis, list) else [layer.axis]
         return list(axes) in ([-1], [layer.input_spec.ndim - 1])
     if isinstance(layer, keras.layers.Rescaling):
-        return not hasattr(layer.scale, "__len__")
+        numbers = layer.scale, layer.offset
+        return not any(hasattr(number, "__len__") for number in numbers)
     return (
         getattr(layer, "depth_multiplier", 1) == 1
         and getattr(layer, "activation", None) in _ELEMENTWISE_ACTIVATIONS

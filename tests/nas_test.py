@@ -446,6 +446,16 @@ REFUSED = {
         nas.KernelSize("*inside", [1, 3]),
         "in the graph of the model",
     ),
+    "scaled_apart": (
+        lambda x: layers.Rescaling([2.0] * 8, name="apart")(x),
+        nas.Width("conv", [4, 8]),
+        "'apart' .Rescaling. does not treat",
+    ),
+    "moved_apart": (
+        lambda x: layers.Rescaling(1.0, offset=[0.1] * 8, name="apart")(x),
+        nas.Width("conv", [4, 8]),
+        "'apart' .Rescaling. does not treat",
+    ),
     "nested": (inner_model, nas.Width("conv", [4, 8]), "models in it"),
 }
 
