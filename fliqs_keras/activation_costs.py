@@ -40,7 +40,8 @@ class ActivationBytes(Cost):
     it. The order of calls and the padding of memory are a runtime's own.
 
     A peak does not add up over decisions, so it is for reports, and no budget
-    of a search.
+    of a search. Sizes must be decided: of a model that has a choice of them,
+    take what `fliqs_keras.nas.extract` returns.
 
     Example:
 
@@ -72,9 +73,9 @@ class ActivationBytes(Cost):
                 that the model stands on.
 
         Raises:
-            ValueError: If the model is not quantized, has no graph, or has
-                tensors of unknown shape, or if the assignment does not fit
-                it.
+            ValueError: If the model is not quantized, has no graph, has
+                decisions about sizes or tensors of unknown shape, or if the
+                assignment does not fit it.
         """
         graph = _keras.graph_calls(model)
         if graph is None:
@@ -83,11 +84,17 @@ class ActivationBytes(Cost):
                 f"its tensors. Received: model {model.name!r} "
                 f"({type(model).__name__})"
             )
+        found = decisions(model)
+        if not all(d.is_about_format for d in found):
+            raise ValueError(
+                "Expected a model of one architecture, whose tensors have one "
+                f"size each. Received: model {model.name!r} with decisions "
+                "about sizes. Call it on what `fliqs_keras.nas.extract` "
+                "returns"
+            )
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        formats = {
-            d.name: d.options[d.choice_in(assignment)] for d in decisions(model)
-        }
+        formats = {d.name: d.options[d.choice_in(assignment)] for d in found}
         calls, returned = graph
         return _peak(model, calls, returned, formats)
 

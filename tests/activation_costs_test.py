@@ -47,6 +47,23 @@ def test_one_quantizer_a_tensor_makes_all_small():
     assert cost(tied) == 8 + 4 * 8
 
 
+def test_sizes_must_be_decided():
+    x = keras.Input((4,))
+    y = layers.Dense(8, name="hidden")(x)
+    space = fliqs_keras.SearchSpace(
+        ["INT8"], architecture=fliqs_keras.nas.Width("hidden", [2, 8])
+    )
+    model = keras.Model(x, layers.Dense(2, name="head")(y))
+    model = fliqs_keras.apply(model, space)
+    chosen = {"hidden": "INT8", "head": "INT8", "hidden:width": 2}
+    for assignment in (None, chosen):
+        with pytest.raises(ValueError, match="nas.extract"):
+            cost(model, assignment)
+    fliqs_keras.FormatAssignment(chosen).apply_to(model)
+    # Two codes, and two floats that are made of them.
+    assert cost(fliqs_keras.nas.extract(model)) == 2 + 2 * 4
+
+
 def test_it_is_no_budget():
     x = keras.Input((4,))
     model = fliqs_keras.apply(keras.Model(x, layers.Dense(2)(x)), "INT8")
