@@ -179,6 +179,19 @@ def test_extracted_model_saves_and_exports(tmp_path):
     assert_same(got, predict(model, x))
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["export_tflite", "export_onnx"])
+def test_export_of_the_largest_network_is_logged(name, tmp_path, caplog):
+    space = SearchSpace(["INT8"], architecture=nas.Width("hidden", [4, 8]))
+    model = fliqs_keras.apply(scalar_output(), space)
+    fliqs_keras.calibrate(model, np.ones((6, 4), "float32"))
+    export = getattr(fliqs_keras, name)
+    export(nas.extract(model), tmp_path / "small")
+    assert "largest" not in caplog.text
+    export(model, tmp_path / "large")
+    assert "['hidden:width'] leave nothing" in caplog.text
+
+
 def test_skipped_block_keeps_the_quantizer_of_its_sum():
     model, x = make("inverted_residual", every_tensor="INT8")
     chosen = dict(fliqs_keras.FormatAssignment.from_model(model))

@@ -53,6 +53,18 @@ def check_calibrated(model: keras.Model, layers: list[QuantizedLayer]) -> None:
         )
 
 
+def log_sizes(model: keras.Model) -> None:
+    """Logs that a model is exported at its largest, if it could be smaller."""
+    sized = [d.name for d in decisions(model) if not d.is_about_format]
+    if sized:
+        logging.warning(
+            "Model %r is exported at its largest size, with zeros where %s "
+            "leave nothing. Export what `fliqs_keras.nas.extract` returns.",
+            model.name,
+            sized,
+        )
+
+
 def check_agreement(
     verification: VerificationReport, path: str | os.PathLike
 ) -> None:

@@ -10,6 +10,7 @@ from fliqs_keras.export.checks import (
     check_calibrated,
     check_destination,
     log_floats,
+    log_sizes,
 )
 from fliqs_keras.export.converter import convert
 from fliqs_keras.export.markers import mark
@@ -56,7 +57,9 @@ def export_tflite(
 
     Args:
         model: A model from `fliqs_keras.apply`, trained or calibrated. Its
-            present formats are exported.
+            present formats are exported. Of a search of sizes, take what
+            `fliqs_keras.nas.extract` returns: the model itself has its
+            largest size, which is logged.
         path: The file to write. An existing file is replaced, at the end.
         mode: `"dequantize"`: ops compute in float32 on dequantized weights
             and inputs. `"integer"`: ops whose input and output are quantized
@@ -105,6 +108,7 @@ def export_tflite(
         )
     layers = quantized_layers(model)
     check_calibrated(model, layers)
+    log_sizes(model)
     snapshot = Snapshot(layers, mark)
     specs = snapshot.specs()
     converted = convert(model, input_specs(model, input_signature), snapshot)

@@ -10,6 +10,7 @@ from fliqs_keras.export.checks import (
     check_calibrated,
     check_destination,
     log_floats,
+    log_sizes,
 )
 from fliqs_keras.export.onnx.converter import convert, mark, require
 from fliqs_keras.export.onnx.patcher import patch
@@ -44,7 +45,9 @@ def export_onnx(
 
     Args:
         model: A model from `fliqs_keras.apply`, trained or calibrated. Its
-            present formats are exported.
+            present formats are exported. Of a search of sizes, take what
+            `fliqs_keras.nas.extract` returns: the model itself has its
+            largest size, which is logged.
         path: The file to write. An existing file is replaced, at the end.
         input_signature: A `tf.TensorSpec` for each input, in the structure
             that the model is called with. Defaults to the model's inputs
@@ -72,6 +75,7 @@ def export_onnx(
     check_destination(path)
     layers = quantized_layers(model)
     check_calibrated(model, layers)
+    log_sizes(model)
     snapshot = Snapshot(layers, mark)
     converted = convert(model, input_specs(model, input_signature), snapshot)
     rows = patch(converted, snapshot.specs())
