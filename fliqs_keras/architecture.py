@@ -1,7 +1,7 @@
 """What a search may choose from besides formats: sizes of the network."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from fliqs_keras.selectors import (
@@ -66,6 +66,11 @@ class _Sizes(SizeChoice):
 
     def __post_init__(self):
         super().__post_init__()
+        if not isinstance(self.options, Iterable):
+            raise ValueError(
+                "Expected `options` to be a list of sizes. Received: "
+                f"options={self.options!r}"
+            )
         self._set(options=tuple(self.options))
         for option in self.options:
             is_number = isinstance(option, int | float)

@@ -25,7 +25,8 @@ def as_selectors(
         ValueError: If one is of another kind.
     """
     is_single = isinstance(value, str) or callable(value)
-    selectors = (value,) if is_single else tuple(value)
+    is_list = isinstance(value, Iterable) and not is_single
+    selectors = tuple(value) if is_list else (value,)
     for selector in selectors:
         if not isinstance(selector, str) and not callable(selector):
             raise ValueError(

@@ -499,6 +499,10 @@ def test_readers_must_be_in_the_space():
     [
         (lambda: nas.Width("*", []), "at least one size"),
         (lambda: nas.Width("*", [0]), "positive numbers"),
+        (lambda: nas.Width("*", 8), "a list of sizes. Received: options=8"),
+        (lambda: nas.KernelSize("*", None), "Received: options=None"),
+        (lambda: nas.Width(None, [8]), "`layers` to hold .* Received: None"),
+        (lambda: nas.Skip(7), "`layers` to hold .* Received: 7"),
         (lambda: nas.Width("*", [0.5], divisor=0), "at least 1"),
         (lambda: nas.KernelSize("*", [2, 3]), "odd kernel sizes"),
         (lambda: nas.Skip([]), "select some layer"),
@@ -507,7 +511,18 @@ def test_readers_must_be_in_the_space():
             "choices of `fliqs_keras.nas`",
         ),
     ],
-    ids=["empty", "zero", "divisor", "even", "no_layers", "no_choice"],
+    ids=[
+        "empty",
+        "zero",
+        "one_number",
+        "none",
+        "no_selector",
+        "no_selectors",
+        "divisor",
+        "even",
+        "no_layers",
+        "no_choice",
+    ],
 )
 def test_wrong_choice_is_refused(make_choice, message):
     with pytest.raises(ValueError, match=message):
