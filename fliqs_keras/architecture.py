@@ -223,6 +223,10 @@ class Skip(SizeChoice):
     Args:
         layers: The `Add` layers, as for `SearchSpace(include=...)`.
 
+    Raises:
+        ValueError: By `fliqs_keras.apply` if a layer ends no such block, or
+            one that shares quantized layers with the rest of the model.
+
     Example:
 
     >>> fliqs_keras.nas.Skip("block_*_add")

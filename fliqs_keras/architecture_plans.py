@@ -242,14 +242,31 @@ class _Planner:
                 "Expected `Add` layers that end a residual block. Received: "
                 f"{choice}, which selects {place.path!r}, {block}"
             )
+        # Activations alone cost nothing.
+        shared = [x for x in self._quantized_in(block.shared) if x.weights]
+        if shared:
+            raise ValueError(
+                "Expected residual blocks with quantized layers of their own, "
+                "whose cost they alone decide. Received: "
+                f"{choice}, which selects {place.path!r}, whose branch shares "
+                f"{[self.paths[id(layer)] for layer in shared]}. Build each "
+                "block of layers of its own"
+            )
         sizes = self._new_sizes(choice, place, 1)
         mask = sizes.mask([0], BRANCH, [block.branch])
         self.masks[id(place.layer)].append(mask)
-        inside = {id(layer) for layer in block.layers}
-        for other in self.places:
-            parts = {id(layer) for layer in other.lineage.values()}
-            if id(other.layer) in self.quantized and parts & inside:
-                self.masks[id(other.layer)].append(sizes.mask([0], CALL))
+        for layer in self._quantized_in(block.layers):
+            self.masks[id(layer)].append(sizes.mask([0], CALL))
+
+    def _quantized_in(self, layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+        """Returns the layers that will be quantized, of some and in them."""
+        wanted = {id(layer) for layer in layers}
+        return [
+            place.layer
+            for place in self.places
+            if id(place.layer) in self.quantized
+            and wanted & {id(layer) for layer in place.lineage.values()}
+        ]
 
     def mask_channels(self) -> None:
         """Masks the channels of all layers that make or read them."""

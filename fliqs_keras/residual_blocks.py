@@ -14,10 +14,12 @@ class ResidualBlock(NamedTuple):
     Attributes:
         branch: Which input of the sum comes from the branch.
         layers: The layers that only the branch uses.
+        shared: The layers that the branch shares with the rest of the model.
     """
 
     branch: int
     layers: tuple[keras.Layer, ...]
+    shared: tuple[keras.Layer, ...]
 
 
 def find_residual_block(
@@ -59,9 +61,11 @@ def find_residual_block(
                 f"{call.operation.name!r}"
             )
     outside = {id(c.operation) for c in calls if c not in inside}
+    used = [c.operation for c in inside]
     return ResidualBlock(
         branch,
-        tuple(c.operation for c in inside if id(c.operation) not in outside),
+        tuple(x for x in used if id(x) not in outside),
+        tuple(x for x in used if id(x) in outside),
     )
 
 

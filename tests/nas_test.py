@@ -368,6 +368,15 @@ def inner_model(x):
     return keras.Model(inner, outputs, name="inner")(x)
 
 
+def two_sums(x, make_layer):
+    """Two residual blocks of which each calls the same layer."""
+    layer = make_layer()
+    for name in ("sum", "second"):
+        y = layer(layers.Conv2D(8, 1, name=f"{name}_branch")(x))
+        x = layers.Add(name=name)([x, y])
+    return x
+
+
 @keras.saving.register_keras_serializable(package="nas_test")
 class Attending(layers.Layer):
     """A layer of one's own that holds attention."""
@@ -469,6 +478,16 @@ REFUSED = {
         nas.Width("conv", [4, 8]),
         "'apart' .Rescaling. does not treat",
     ),
+    "shared_by_branches": (
+        lambda x: two_sums(x, lambda: layers.Conv2D(8, 1, name="shared")),
+        nas.Skip("sum"),
+        "'sum', whose branch shares .'shared'.",
+    ),
+    "shared_within_a_layer": (
+        lambda x: two_sums(x, lambda: Attending(name="block")),
+        nas.Skip("second"),
+        "'second', whose branch shares .'block/attention/query', ",
+    ),
     "nested": (inner_model, nas.Width("conv", [4, 8]), "models in it"),
 }
 
@@ -482,6 +501,16 @@ def test_what_cannot_be_changed_is_refused(case):
         fliqs_keras.apply(model, space)
     with pytest.raises(ValueError, match=message):
         space.decisions(model)
+
+
+def test_branches_may_share_layers_without_weights():
+    model = other_nets(lambda x: two_sums(x, lambda: layers.ReLU(name="relu")))
+    space = SearchSpace(["INT8"], architecture=nas.Skip(["sum", "second"]))
+    for tensor_format in (None, "INT8"):
+        found = decisions(
+            fliqs_keras.apply(model, space, every_tensor=tensor_format)
+        )
+        assert {"sum:depth", "second:depth"} <= {d.name for d in found}
 
 
 def test_readers_must_be_in_the_space():
