@@ -1,6 +1,6 @@
 """The small model that a search of sizes found, without masks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 
 from fliqs_keras import _keras
+from fliqs_keras._tfmot import QuantizeConfig
 from fliqs_keras.adapted_state import copy_adapted_state
 from fliqs_keras.channel_graph import ChannelGraph, Layout, class_of
+from fliqs_keras.formats import Format
 from fliqs_keras.own_classes import build_as, own_classes
 from fliqs_keras.quantize import apply
 from fliqs_keras.quantized_containers import hold_quantized_layers
@@ -30,7 +32,10 @@ _WIDTH_ARGUMENTS = ("filters", "units")
 
 def extract(
     model: keras.Model,
-    search_space: SearchSpace | Formats | None = None,
+    search_space: SearchSpace | Formats | Mapping[str, Formats] | None = None,
+    *,
+    quantize_configs: Mapping[str | type, QuantizeConfig] | None = None,
+    every_tensor: str | Format | None = None,
 ) -> keras.Model:
     """Returns the model that a search of sizes and formats found.
 
@@ -47,12 +52,17 @@ def extract(
         search_space: A space of formats to quantize the small model with, in
             place of the formats of `model`, as `fliqs_keras.apply` does: to
             search formats after the architecture. Defaults to none.
+        quantize_configs: As for `fliqs_keras.apply`, to go with
+            `search_space`: those that `model` was quantized with go with its
+            formats.
+        every_tensor: As for `fliqs_keras.apply`, likewise.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        ValueError: If the model has no decisions about sizes.
+        ValueError: If the model has no decisions about sizes, or if
+            `quantize_configs` or `every_tensor` come without `search_space`.
 
     Example:
 
@@ -66,6 +76,14 @@ def extract(
             f"{model.name!r}, which has none. Call `fliqs_keras.apply` with "
             "`SearchSpace(architecture=...)`"
         )
+    is_new = quantize_configs is not None or every_tensor is not None
+    if search_space is None and is_new:
+        raise ValueError(
+            "Expected `search_space` together with `quantize_configs` or "
+            "`every_tensor`, which say how to quantize anew. Received: "
+            f"{every_tensor=}, {quantize_configs=} and no `search_space`. "
+            "Without all of them the model stays quantized as it is"
+        )
     alive = _Alive(model)
     small = _build_small(model, alive)
     pairs = [
@@ -77,7 +95,13 @@ def extract(
         _copy_weights(*pair, alive)
         copy_adapted_state(*pair)
     if search_space is not None:
-        return apply(small, search_space, inplace=True)
+        return apply(
+            small,
+            search_space,
+            quantize_configs=quantize_configs,
+            every_tensor=every_tensor,
+            inplace=True,
+        )
     for pair in pairs:
         _copy_quantizers(*pair, alive)
     hold_quantized_layers(small)

@@ -166,6 +166,20 @@ def test_formats_are_searched_after_the_architecture():
     assert options == dict.fromkeys(names, ["INT2", "INT6"])
 
 
+def test_formats_are_searched_anew_with_all_that_apply_takes():
+    model = make_one_block()
+    small = nas.extract(model, ["INT2", "INT6"], every_tensor="INT8")
+    options = {d.name: len(d.options) for d in decisions(small)}
+    names = ["conv", "depth", "point", "head"]
+    assert options == {"*:activations": 1, **dict.fromkeys(names, 2)}
+    config = fliqs_keras.SwitchableQuantizeConfig(quantize_input=False)
+    small = nas.extract(model, "INT6", quantize_configs={"head": config})
+    assert small.get_layer("head").input_quantizer is None
+    assert small.get_layer("conv").input_quantizer is not None
+    with pytest.raises(ValueError, match="Received: every_tensor='INT8'"):
+        nas.extract(model, every_tensor="INT8")
+
+
 @pytest.mark.tensorflow
 def test_extracted_model_saves_and_exports(tmp_path):
     model, x = make("inverted_residual")
