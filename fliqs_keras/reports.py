@@ -94,6 +94,10 @@ def summary(model: keras.Model) -> ModelSummary:
     multiply-accumulates and bytes; then every layer whose weights stay in
     float, or are read in float by others, with the reason.
 
+    Where sizes can be switched, too, all numbers are those of the largest:
+    for those of the sizes that were found, pass what `fliqs_keras.nas.extract`
+    returns.
+
     Args:
         model: A model from `fliqs_keras.apply`.
 
@@ -119,6 +123,8 @@ def summary(model: keras.Model) -> ModelSummary:
         _quantized_row(layer, paths[id(layer)], macs.get(id(layer)), elsewhere)
         for layer in quantized_layers(model)
     ]
+    # A sum may have no more than a size: whether its block is skipped.
+    quantized = [r for r in quantized if r.parameters or r.activation_format]
     left += [
         LeftOut(paths[id(layer)], layer, weights, _READ_OUTSIDE)
         for layer, weights in read_outside
@@ -142,8 +148,8 @@ def summary(model: keras.Model) -> ModelSummary:
 def _quantized_row(
     layer: QuantizedLayer, path: str, macs: int | None, elsewhere: set[int]
 ) -> LayerRow:
-    quantizers = {id(q): q for q in layer.quantizers()}
-    state = {id(w) for q in quantizers.values() for w in q.weights}
+    switches = (*layer.quantizers(), *layer.size_masks())
+    state = {id(w) for switch in switches for w in switch.weights}
     others = state | elsewhere
     weights = [w for w in layer.weights if id(w) not in others]
     bits = 32 * _size(weights)

@@ -92,6 +92,27 @@ def test_weights_that_are_read_outside_of_their_layer_are_listed(reaches):
     assert rows == (expected if reaches else [])
 
 
+def test_sizes_add_no_parameters_and_no_rows():
+    inputs = keras.Input((4,))
+    x = layers.Dense(8, activation="relu", name="stem")(inputs)
+    y = layers.Dense(8, name="branch")(x)
+    x = layers.Add(name="sum")([x, y])
+    net = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    sizes = [
+        fliqs_keras.nas.Width("stem", [4, 8]),
+        fliqs_keras.nas.Skip("sum"),
+    ]
+    space = fliqs_keras.SearchSpace(["INT4", "INT8"], architecture=sizes)
+    for tensor_format in (None, "INT8"):
+        plain, sized = (
+            fliqs_keras.summary(
+                fliqs_keras.apply(net, formats, every_tensor=tensor_format)
+            )
+            for formats in (["INT4", "INT8"], space)
+        )
+        assert plain == sized
+
+
 def test_macs_are_unknown_where_the_size_of_the_input_is():
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
