@@ -311,6 +311,12 @@ def _call_on_zeros(model: keras.Model) -> Any:
     return model(*args, **kwargs)
 
 
+def batch_of_zeros(model: keras.Model) -> int:
+    """Returns how many examples `call_on_zeros` calls a model on."""
+    examples = _examples(model, keras.KerasTensor)
+    return keras.tree.flatten(examples)[0].shape[0]
+
+
 def count_updates(
     model: keras.Model, variables: Sequence[keras.Variable]
 ) -> list[int]:

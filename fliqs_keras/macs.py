@@ -67,7 +67,7 @@ class LayerCount(NamedTuple):
 
 def count_by_layer(model: keras.Model) -> LayerCount:
     """Runs a model once on an example of zeros, and counts."""
-    counter = _MacCounter()
+    counter = _MacCounter(_keras.batch_of_zeros(model))
     with use_hook(counter), _keras.ReadingScope() as scope:
         _keras.call_on_zeros(model)
     read_outside = []
@@ -79,9 +79,14 @@ def count_by_layer(model: keras.Model) -> LayerCount:
 
 
 class _MacCounter(FloatHook):
-    """Counts multiply-accumulates in place of quantizing."""
+    """Counts multiply-accumulates in place of quantizing.
 
-    def __init__(self):
+    Args:
+        batch: How many examples the model is called on.
+    """
+
+    def __init__(self, batch: int):
+        self.batch = batch
         self.macs: dict[int, int] = {}
 
     def weight(self, layer, variable, quantizer):
@@ -92,4 +97,6 @@ class _MacCounter(FloatHook):
     def called(self, layer, inputs, outputs):
         config = layer.quantize_config
         macs = config.count_macs(layer, inputs.shape, outputs.shape)
+        # The model may have folded positions into the first axis.
+        macs = macs * inputs.shape[0] // self.batch
         self.macs[id(layer)] = self.macs.get(id(layer), 0) + macs

@@ -31,10 +31,18 @@ _FOLDED = (keras.layers.BatchNormalization, keras.layers.ReLU)
 
 
 class Read(NamedTuple):
-    """What a layer reads in one call: the shape of an example, the type."""
+    """What a layer reads in one call.
+
+    Attributes:
+        shape: Shape without the first axis.
+        dtype: Type.
+        count: Size of the first axis for one example of the model: more than
+            one where positions are folded into it.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    count: int = 1
 
 
 class Op(NamedTuple):
@@ -69,6 +77,8 @@ class Op(NamedTuple):
         )
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         shape = "x".join(map(str, self.read.shape))
+        if self.read.count > 1:
+            shape = f"{self.read.count}of{shape}"
         kind = _float_class(self.layer).__name__
         return f"{kind}-{shape}-{digest}-{self.weight}-{self.input}"
 
@@ -81,7 +91,7 @@ class ModelOps:
     """
 
     def __init__(self, model: keras.Model):
-        recorder = _ReadRecorder()
+        recorder = _ReadRecorder(_keras.batch_of_zeros(model))
         with use_hook(recorder):
             _keras.call_on_zeros(model)
         self._reads = recorder.reads
@@ -180,14 +190,26 @@ def export_ops(
 
 
 class _ReadRecorder(FloatHook):
-    """Writes down what layers read, in place of quantizing."""
+    """Writes down what layers read, in place of quantizing.
 
-    def __init__(self):
+    Args:
+        batch: How many examples the model is called on.
+    """
+
+    def __init__(self, batch: int):
+        self.batch = batch
         self.reads: dict[int, list[Read]] = {}
 
     def called(self, layer, inputs, outputs):
         dtype = keras.backend.standardize_dtype(inputs.dtype)
-        read = Read(tuple(int(size) for size in inputs.shape[1:]), dtype)
+        rows, *shape = (int(size) for size in inputs.shape)
+        if rows % self.batch:
+            raise ValueError(
+                "Expected layers whose first axis holds the examples. "
+                f"Received: layer {layer.path!r}, which reads {rows} rows for "
+                f"a batch of {self.batch}. Build the model for a batch of one"
+            )
+        read = Read(tuple(shape), dtype, rows // self.batch)
         self.reads.setdefault(id(layer), []).append(read)
 
 
@@ -226,7 +248,8 @@ def _export_op(op: Op, path: pathlib.Path, weight_storage: str) -> None:
     if not op.read.dtype.startswith("float"):
         examples = np.zeros(shape)
     calibrate(model, examples.astype(op.read.dtype))
-    signature = keras.InputSpec(op.read.dtype, shape=(1, *op.read.shape))
+    shape = (op.read.count, *op.read.shape)
+    signature = keras.InputSpec(op.read.dtype, shape=shape)
     export_tflite(
         model,
         path,

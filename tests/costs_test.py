@@ -53,6 +53,18 @@ def test_shared_layer_counts_at_each_use():
     assert macs.count_macs(quantized) == {"dense": 32}
 
 
+@pytest.mark.parametrize("batch", [None, 3])
+def test_positions_folded_into_the_batch_count(batch):
+    inputs = keras.Input((4, 8), batch_size=batch)
+    x = keras.ops.reshape(inputs, (-1, 8))
+    x = layers.Dense(5, name="folded")(x)
+    x = keras.ops.reshape(x, (-1, 4, 5))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    # Each at 4 positions.
+    expected = {"folded": 4 * 8 * 5, "head": 4 * 5 * 2}
+    assert macs.count_macs(fliqs_keras.apply(model, "INT8")) == expected
+
+
 def test_sequential_model_is_counted():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     cost = fliqs_keras.BitOps()(fliqs_keras.apply(model, "INT8"))

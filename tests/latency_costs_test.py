@@ -73,6 +73,31 @@ def test_layers_that_follow_may_be_quantized(tmp_path):
     assert names[0] == names[1] and len(names[0]) == 2
 
 
+def build_folded_net(batch=None):
+    inputs = keras.Input((4, 8), batch_size=batch)
+    x = layers.Dense(5)(keras.ops.reshape(inputs, (-1, 8)))
+    return keras.Model(inputs, keras.ops.reshape(x, (-1, 4, 5)))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("batch", [None, 3])
+def test_positions_folded_into_the_batch_are_in_the_file(batch, tmp_path):
+    model = fliqs_keras.apply(build_folded_net(batch), "INT8")
+    [(name, path)] = fliqs_keras.export_ops(model, tmp_path).items()
+    assert name.startswith("Dense-4of8-")
+    content = read_model(path.read_bytes())
+    graph = Graph(content, content.subgraphs[0])
+    assert list(graph.shape(content.subgraphs[0].inputs[0])) == [4, 8]
+
+
+def test_parts_of_examples_are_refused(tmp_path):
+    inputs = keras.Input((4, 2), batch_size=3)
+    x = layers.Dense(5, name="odd")(keras.ops.reshape(inputs, (4, 6)))
+    model = fliqs_keras.apply(keras.Model(inputs, x), "INT8")
+    with pytest.raises(ValueError, match="'odd', which reads 4 rows"):
+        fliqs_keras.export_ops(model, tmp_path)
+
+
 @pytest.mark.tensorflow
 def test_files_that_are_there_are_kept(model, paths):
     folder = next(iter(paths.values())).parent
