@@ -23,7 +23,14 @@ from fliqs_keras.quantized_layers import QuantizedLayer, as_float, use_hook
 __all__ = ["export_ops"]
 
 # What a layer is named by, or what it starts from, takes no time.
-_NO_MATTER = ("name", "trainable", "dtype")
+_NO_MATTER = (
+    "name",
+    "trainable",
+    "dtype",
+    "epsilon",
+    "momentum",
+    "synchronized",
+)
 _NO_MATTER_ENDS = ("_initializer", "_regularizer", "_constraint")
 _EXAMPLES = 8
 # What an op takes in, in this order, if nothing else reads between.
@@ -66,12 +73,8 @@ class Op(NamedTuple):
     @property
     def name(self) -> str:
         """Name that ops share if they take the same time, as of a file."""
-        settings = {
-            key: value
-            for key, value in _float_config(self.layer).items()
-            if key not in _NO_MATTER and not key.endswith(_NO_MATTER_ENDS)
-        }
-        followers = [_float_class(x).__name__ for x in self.followers]
+        settings = _settings(self.layer)
+        followers = [_name_follower(x) for x in self.followers]
         text = json.dumps(
             [settings, followers, self.read.dtype], sort_keys=True
         )
@@ -220,6 +223,22 @@ def _float_class(layer: keras.layers.Layer) -> type:
 def _float_config(layer: keras.layers.Layer) -> dict[str, Any]:
     with as_float(layer):
         return layer.get_config()
+
+
+def _settings(layer: keras.layers.Layer) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in _float_config(layer).items()
+        if key not in _NO_MATTER and not key.endswith(_NO_MATTER_ENDS)
+    }
+
+
+def _name_follower(layer: keras.layers.Layer) -> str | list:
+    """Returns the class, and the settings if they are not the usual ones."""
+    name = _float_class(layer).__name__
+    (kind,) = (kind for kind in _FOLDED if isinstance(layer, kind))
+    settings = _settings(layer)
+    return name if settings == _settings(kind()) else [name, settings]
 
 
 def _float_copy(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -99,6 +99,24 @@ def test_parts_of_examples_are_refused(tmp_path):
 
 
 @pytest.mark.tensorflow
+def test_names_tell_the_settings_of_layers_that_follow(tmp_path):
+    def names_with(norm, relu):
+        inputs = keras.Input((2,))
+        x = relu(norm(layers.Dense(3, name="dense")(inputs)))
+        model = fliqs_keras.apply(keras.Model(inputs, x), "INT8")
+        return set(fliqs_keras.export_ops(model, tmp_path))
+
+    usual = names_with(layers.BatchNormalization(), layers.ReLU())
+    # As in the tables that were measured before settings counted.
+    assert usual == {"Dense-2-bbbbf2f7-INT8-INT8"}
+    own = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    assert names_with(own, layers.ReLU()) == usual
+    others = [layers.ReLU(negative_slope=0.3), layers.ReLU(max_value=6)]
+    found = [names_with(layers.BatchNormalization(), x) for x in others]
+    assert len(set.union(usual, *found)) == 3
+
+
+@pytest.mark.tensorflow
 def test_files_that_are_there_are_kept(model, paths):
     folder = next(iter(paths.values())).parent
     before = {path: path.stat().st_mtime_ns for path in paths.values()}
