@@ -157,6 +157,12 @@ class ReinforceController(Controller):
         sizes: Sequence[Sequence[int] | None] = (),
     ):
         super().__init__(costs, target, total_steps, others)
+        if not target:
+            raise ValueError(
+                "Expected a target above zero, which the reward is relative "
+                "to. Received: a target of 0. Give another budget first, or "
+                "search with `controller='sensitivity'`"
+            )
         self.config = config or Reinforce()
         self._sizes = {
             decision: len(options) - 1

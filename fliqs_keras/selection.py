@@ -75,19 +75,24 @@ def cheapest_choice(costs: Costs) -> np.ndarray:
 def nearest_choice(limits: Sequence[Limit]) -> np.ndarray:
     """Finds the choice that exceeds its budgets least.
 
-    That is the one whose largest ratio of a cost to its budget is smallest.
+    That is the one whose largest ratio of a cost to its budget is smallest. To
+    a budget of zero it is the ratio to the largest part of the cost.
 
     Args:
-        limits: The budgets, of positive cost.
+        limits: The budgets, none of them negative.
     """
     program = _Program([limit.table for limit in limits])
-    ratios = np.array(
-        [
-            program.coefficients(limit.table) / max(limit.budget, _TINY)
-            for limit in limits
-        ]
-    )
-    return program.minimize_largest(ratios)
+    rows = [program.coefficients(limit.table) for limit in limits]
+    ratios = [
+        row / _unit(limit.budget, row)
+        for row, limit in zip(rows, limits, strict=True)
+    ]
+    return program.minimize_largest(np.array(ratios))
+
+
+def _unit(budget: float, coefficients: np.ndarray) -> float:
+    """Returns what to divide a cost by; never zero."""
+    return abs(budget) or np.abs(coefficients).max() or 1.0
 
 
 class _Program:
@@ -148,9 +153,10 @@ class _Program:
         self, table: CostTable, low: float, high: float
     ) -> optimize.LinearConstraint:
         """Has a cost lie between two numbers."""
-        unit = max(abs(high), _TINY)
+        coefficients = self.coefficients(table)
+        unit = _unit(high, coefficients)
         return optimize.LinearConstraint(
-            self.coefficients(table)[None, :] / unit,
+            coefficients[None, :] / unit,
             low / unit - TOLERANCE,
             high / unit + TOLERANCE,
         )

@@ -278,6 +278,11 @@ def test_reinforce_meets_the_target(seed, target):
     np.testing.assert_array_equal(choices[-6:], np.tile(best, (6, 1)))
 
 
+def test_reward_needs_a_target_above_zero():
+    with pytest.raises(ValueError, match="Received: a target of 0"):
+        ReinforceController([np.array([0.0, 1.0])], 0.0, total_steps=9)
+
+
 def test_target_below_the_cheapest_is_refused():
     with pytest.raises(ValueError, match=r"nearest choice costs \[8.0\]"):
         ReinforceController(COSTS, 7.0, 10)

@@ -118,6 +118,33 @@ def test_nearest_choice_exceeds_its_budgets_least(problem):
     )
 
 
+@pytest.mark.parametrize("largest", [0.0, 1e-6, 1e6])
+def test_a_budget_of_nothing_can_be_met(largest, problem):
+    scores, other, _ = problem
+    # The first option of each decision costs nothing.
+    rows = [largest * np.arange(n) / max(SIZES) for n in SIZES]
+    none = Limit(CostTable.from_rows(rows), 0.0)
+    best = max(scores.of(c) for c in feasible([none]))
+    found = best_within_budget(scores, *none)
+    assert none.is_kept_by(found)
+    assert scores.of(found) == pytest.approx(best, rel=1e-3)
+    assert none.is_kept_by(nearest_choice([none]))
+    unit = largest * (max(SIZES) - 1) / max(SIZES) or 1.0
+    unmet = Limit(other.costs, 0.0)
+    most = max(
+        np.abs(v).max()
+        for v in [*other.costs.rows, *other.costs.joint.values()]
+    )
+
+    def worst(choice):
+        return max(none.costs.of(choice) / unit, other.costs.of(choice) / most)
+
+    found = nearest_choice([none, unmet])
+    assert worst(found) == pytest.approx(
+        min(map(worst, all_choices())), rel=1e-3
+    )
+
+
 def test_terms_add_up_whatever_their_order():
     sizes = {"a": 2, "b": 3, "fixed": 1}
     values = np.arange(6.0).reshape(2, 3)
