@@ -196,6 +196,7 @@ class GraphCall(NamedTuple):
     Attributes:
         operation: The layer, or an operation that is none.
         inputs: Numbers of the tensors that it reads.
+        first_argument: Of those the tensors in its first argument.
         outputs: Numbers of the tensors that it makes.
         shapes: Their shapes.
         are_floats: Whether they hold floats.
@@ -203,6 +204,7 @@ class GraphCall(NamedTuple):
 
     operation: keras.Operation
     inputs: tuple[int, ...]
+    first_argument: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
     are_floats: tuple[bool, ...]
@@ -259,10 +261,16 @@ class _GraphReader:
             outputs = self.read_model(node.operation, inputs)
         else:
             outputs = [next(self.numbers) for _ in node.outputs]
+            args = node.arguments
+            first = next(iter([*args.args, *args.kwargs.values()]))
+            first = [
+                x for x in keras.tree.flatten(first) if id(x) in self._known
+            ]
             self.calls.append(
                 GraphCall(
                     node.operation,
                     tuple(inputs),
+                    tuple(self._get(first)),
                     tuple(outputs),
                     tuple(x.shape for x in node.outputs),
                     tuple(

@@ -149,7 +149,9 @@ def _bits(
         is_quantized = isinstance(layer, QuantizedLayer)
         quantizer = layer.input_quantizer if is_quantized else None
         for tensor in call.inputs:
-            read[tensor].append(_bits_of(quantizer, formats))
+            is_rounded = tensor in call.first_argument
+            reads = quantizer if is_rounded else None
+            read[tensor].append(_bits_of(reads, formats))
         output = layer.output_quantizer if is_quantized else None
         if output is not None:
             made[call.outputs[0]] = _bits_of(output, formats)

@@ -47,6 +47,15 @@ def test_one_quantizer_a_tensor_makes_all_small():
     assert cost(tied) == 8 + 4 * 8
 
 
+def test_what_else_a_layer_reads_stays_in_float():
+    sequence = keras.Input((6, 64))
+    state = keras.Input((64,))
+    y = layers.LSTM(64)(sequence, initial_state=[state, state])
+    model = fliqs_keras.apply(keras.Model([sequence, state], y), "INT4")
+    # The sequence in 4 bits, the state and the output in 32.
+    assert cost(model) == 6 * 64 / 2 + 2 * 64 * 4
+
+
 def test_sizes_must_be_decided():
     x = keras.Input((4,))
     y = layers.Dense(8, name="hidden")(x)

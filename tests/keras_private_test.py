@@ -214,6 +214,19 @@ def test_calls_of_a_graph_in_order():
     assert returned == {*calls[-2].outputs, *calls[-1].outputs}
 
 
+def test_calls_tell_what_their_first_argument_holds():
+    x, state = keras.Input((3, 4)), keras.Input((2,))
+    y = layers.SimpleRNN(2)(x, initial_state=state)
+    y = layers.Add()([y, state])
+    y = layers.Dense(2)(inputs=y)
+    calls, _ = _keras.graph_calls(keras.Model([x, state], y))
+    assert [(c.inputs, c.first_argument) for c in calls] == [
+        ((0, 1), (0,)),
+        ((2, 1), (2, 1)),
+        ((3,), (3,)),
+    ]
+
+
 def test_other_models_have_no_graph():
     assert _keras.graph_calls(layers.MultiHeadAttention(1, 1)) is None
 
