@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from fliqs_keras.costs import Cost, CostTerm
-from fliqs_keras.export.storage import Storage, storage_of
-from fliqs_keras.formats import Format, parse_format
+from fliqs_keras.export.storage import storage_of
+from fliqs_keras.formats import parse_format
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
 from fliqs_keras.quantizers import SwitchableQuantizer
 from fliqs_keras.size_masks import WEIGHT, Share, alive_share
@@ -71,27 +71,26 @@ class WeightBytes(Cost):
         alive_channels = channels * _channel_share(
             layer, quantizer, variable, share
         )
+        is_table = isinstance(layer, keras.layers.Embedding)
         rows = []
         for number_format in quantizer.formats:
-            storage = self._storage(layer, number_format)
+            storage = storage_of(number_format, self.weight_storage, self.mode)
             scales = alive_channels * (number_format.scaled and bool(storage))
             sizes = np.rint(elements * share.values).astype(int)
             nbytes = np.vectorize(storage.nbytes if storage else _float_bytes)
-            rows.append(nbytes(sizes) + _SCALE_BYTES * scales)
+            codes = nbytes(sizes)
+            if is_table and storage and storage.tensor_type == "INT2":
+                # No runtime looks it up, nor rows of part of a byte.
+                looked_up = np.vectorize(
+                    storage_of(parse_format("INT4")).nbytes
+                )
+                is_whole = np.rint(alive_channels) % 2 == 0
+                codes = np.where(is_whole, looked_up(sizes), codes)
+            rows.append(codes + _SCALE_BYTES * scales)
         return CostTerm(
             (quantizer.decision, *share.decisions),
             np.array(rows, dtype="float64"),
         )
-
-    def _storage(
-        self, layer: keras.layers.Layer, number_format: Format
-    ) -> Storage | None:
-        storage = storage_of(number_format, self.weight_storage, self.mode)
-        is_table = isinstance(layer, keras.layers.Embedding)
-        if is_table and storage and storage.tensor_type == "INT2":
-            # No runtime looks it up.
-            return storage_of(parse_format("INT4"))
-        return storage
 
 
 def _float_bytes(size: int) -> int:

@@ -18,10 +18,10 @@ def test_bytes_worked_by_hand():
     y = layers.Embedding(7, 3, name="table")(x)
     model = keras.Model(x, layers.Dense(4, name="head")(y))
     model = fliqs_keras.apply(model, ["INT2", "INT3", "E4M3", "INT9", "FP16"])
-    # Codes and a scale of 4 bytes a channel: 21 codes in 3 channels, which no
-    # runtime looks up in 2 bits, and 12 codes in 4. FP16 has no scale.
+    # Codes and a scale of 4 bytes a channel: 21 codes in 3 channels and 12
+    # codes in 4. FP16 has no scale.
     expected = {
-        "INT2": (11 + 12, 3 + 16),
+        "INT2": (6 + 12, 3 + 16),
         "INT3": (11 + 12, 6 + 16),
         "E4M3": (21 + 12, 12 + 16),
         "INT9": (42 + 12, 24 + 16),
@@ -32,6 +32,25 @@ def test_bytes_worked_by_hand():
         for other, (_, other_head) in expected.items():
             chosen = {"table": name, "head": other}
             assert cost(model, chosen) == table + other_head
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["INT2", "INT4"])
+@pytest.mark.parametrize("columns", [4, 5])
+def test_tables_take_what_the_file_holds(columns, name, tmp_path):
+    x = keras.Input((3,), dtype="int32")
+    model = keras.Model(x, layers.Embedding(100, columns)(x))
+    model = fliqs_keras.apply(model, name)
+    path = tmp_path / "model.tflite"
+    report = fliqs_keras.export_tflite(model, path)
+    # Of an odd number of columns nothing is looked up, and 2 bits are kept.
+    bits = 2 if name == "INT2" and columns % 2 else 4
+    codes = 100 * columns * bits // 8
+    assert fliqs_keras.WeightBytes()(model) == codes + 4 * columns
+    assert report.weight_bytes == codes
+    buffers = read_model(path.read_bytes()).buffers
+    sizes = [len(b.data) for b in buffers if b.data is not None]
+    assert codes in sizes
 
 
 @pytest.mark.parametrize(
