@@ -18,7 +18,7 @@ from fliqs_keras.layer_decisions import (
     layer_decisions,
     names_tell,
 )
-from fliqs_keras.layer_formats import FormatsByLayer, split_inputs
+from fliqs_keras.layer_formats import FormatsByLayer, split_decisions
 from fliqs_keras.options import Option, option_to_json, parse_option
 from fliqs_keras.quantized_layers import quantized_layers
 from fliqs_keras.quantizers import OFF
@@ -116,7 +116,7 @@ class FormatAssignment(Mapping):
     ) -> tuple[Mapping[str, Option], FormatsByLayer | None]:
         """Returns the formats of weights and of activations, by layer."""
         if self.layers is None:
-            return split_inputs(self._options)
+            return split_decisions(self._options)
         return formats_by_layer(self._options, self.layers)
 
     def apply_to(self, model: keras.Model) -> None:

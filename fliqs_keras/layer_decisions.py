@@ -9,7 +9,7 @@ from fliqs_keras import _keras
 from fliqs_keras.layer_formats import (
     TIED,
     FormatsByLayer,
-    split_inputs,
+    split_decisions,
     take,
 )
 from fliqs_keras.model_layers import (
@@ -100,7 +100,7 @@ def names_tell(
         layers: The decisions that each of its layers follows.
     """
     found = formats_by_layer(options, layers)
-    told = split_inputs(options)
+    told = split_decisions(options)
     if not isinstance(found[1], Mapping) and found[1] != told[1]:
         return False
     for path, layer, lineage in walk_layers(model):

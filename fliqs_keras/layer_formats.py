@@ -1,7 +1,10 @@
 """Formats of all layers, or of each by pattern, as a search space has them."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from absl import logging
 
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.quantize_configs import INPUT
@@ -17,20 +20,66 @@ def split_inputs(
     formats: Mapping[str, Formats],
 ) -> tuple[Mapping[str, Formats], FormatsByLayer]:
     """Takes decisions of layers apart, by name: of weights, of inputs."""
-    # A decision of several layers is named by all of them.
-    parts = {
-        part + (INPUT if name.endswith(INPUT) else ""): value
-        for name, value in formats.items()
-        for part in name.removesuffix(INPUT).split("+")
-    }
     inputs = {
         name.removesuffix(INPUT): value
-        for name, value in parts.items()
+        for name, value in formats.items()
         if name.endswith(INPUT)
     }
     if not inputs:
-        return parts, TIED
-    return {k: v for k, v in parts.items() if not k.endswith(INPUT)}, inputs
+        return formats, TIED
+    return {k: v for k, v in formats.items() if not k.endswith(INPUT)}, inputs
+
+
+def split_decisions(
+    formats: Mapping[str, Formats],
+) -> tuple[Mapping[str, Formats], FormatsByLayer]:
+    """As `split_inputs`, by the names of single layers."""
+    return split_inputs(
+        {
+            part + (INPUT if name.endswith(INPUT) else ""): value
+            for name, value in formats.items()
+            for part in _parts(name.removesuffix(INPUT))
+        }
+    )
+
+
+def check_names(argument: str, formats: Any) -> None:
+    """Checks that formats are by pattern, if they are by layer.
+
+    Raises:
+        ValueError: If a key is no pattern.
+    """
+    names = formats if isinstance(formats, Mapping) else ()
+    if others := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(
+            f"Expected `{argument}` by patterns of layer paths. Received: "
+            f"{others}. Name the layers by a pattern, or select a class by "
+            "`SearchSpace(include=...)`"
+        )
+
+
+def warn_of_float_inputs(
+    weights: Mapping[str, Formats], inputs: Mapping[str, Formats]
+) -> None:
+    """Warns where inputs are named, but not those of all layers."""
+    if "*" in inputs or set(weights) <= set(inputs):
+        return
+    logging.warning(
+        "Inputs of layers that none of %s selects stay in float. Give them "
+        "formats, too, by '*:input', or by `SearchSpace(activations=...)`.",
+        [name + INPUT for name in inputs],
+    )
+
+
+def _parts(name: str) -> list[str]:
+    # A decision of several layers is named by all of them.
+    return name.split("+")
+
+
+def find_parts(name: str, lineages: Iterable[Lineage]) -> list[str]:
+    """Returns the patterns in a name: itself, if it selects some layer."""
+    is_whole = any(selects(name, lineage) for lineage in lineages)
+    return [name] if is_whole else _parts(name)
 
 
 def take(formats: Any, lineage: Lineage) -> tuple[Format, ...]:
@@ -49,13 +98,14 @@ def check_order(
         ValueError: If one does, and the formats of the two differ.
     """
     paths = {list(lineage)[-1] for lineage in lineages}
+    paths |= {name for name in formats if paths.issuperset(_parts(name))}
     for pattern in formats:
         if pattern in paths:
             continue
         taken = {
             _pattern_of(formats, lineage)
             for lineage in lineages
-            if selects(pattern, lineage)
+            if _selects(pattern, lineage)
         }
         hiding = [
             other
@@ -75,7 +125,13 @@ def _pattern_of(formats: Mapping[str, Any], lineage: Lineage) -> str | None:
     path = list(lineage)[-1]
     if path in formats:
         return path
-    return next((p for p in formats if selects(p, lineage)), None)
+    exact = (p for p in formats if path in _parts(p))
+    others = (p for p in formats if _selects(p, lineage))
+    return next(itertools.chain(exact, others), None)
+
+
+def _selects(name: str, lineage: Lineage) -> bool:
+    return any(selects(part, lineage) for part in (name, *_parts(name)))
 
 
 def union(name: str, a: Any, b: Any) -> tuple[Format, ...]:

@@ -21,12 +21,15 @@ from fliqs_keras.layer_formats import (
     TIED,
     Formats,
     FormatsByLayer,
+    check_names,
     check_order,
+    find_parts,
     names_of,
     parse_by_layer,
     split_inputs,
     take,
     union,
+    warn_of_float_inputs,
 )
 from fliqs_keras.layer_plans import plan_layers
 from fliqs_keras.model_layers import walk_layers
@@ -60,7 +63,8 @@ class SearchSpace:
             format is plain quantization-aware training. Or a dictionary from
             patterns to such formats: a layer takes those of its own path or
             else of the first pattern that selects it, and one that none
-            selects is left out. Or a `FormatAssignment`: that of a model
+            selects is left out. A name that ends in `":input"` is one of
+            `activations`. Or a `FormatAssignment`: that of a model
             gives each layer the format that it has there, and leaves in float
             what is in float there; any other is such a dictionary.
         include: The layers to quantize. Each of a list of selectors, or a
@@ -111,6 +115,8 @@ class SearchSpace:
 
     def __post_init__(self):
         formats, activations = self.formats, self.activations
+        check_names("formats", formats)
+        check_names("activations", activations)
         if isinstance(formats, Mapping):
             formats, activations = _take_apart(formats, activations)
         if isinstance(formats, Mapping) and not formats:
@@ -348,7 +354,8 @@ class SearchSpace:
         selectors = [*(self.include or ()), *self.exclude, *self.groups]
         for formats in (self.formats, self.activations):
             if isinstance(formats, Mapping):
-                selectors += formats
+                for name in formats:
+                    selectors += find_parts(name, lineages)
                 check_order(formats, lineages)
         for selector in selectors:
             is_function = callable(selector) and not isinstance(selector, type)
@@ -369,6 +376,9 @@ def _take_apart(
     if isinstance(formats, FormatAssignment):
         weights, own = formats.by_layer()
         return weights, own if activations == TIED else activations
-    if activations == TIED:
-        return split_inputs(formats)
-    return formats, activations
+    if activations != TIED:
+        return formats, activations
+    weights, own = split_inputs(formats)
+    if own != TIED:
+        warn_of_float_inputs(weights, own)
+    return weights, own

@@ -28,6 +28,12 @@ def as_selectors(
     is_list = isinstance(value, Iterable) and not is_single
     selectors = tuple(value) if is_list else (value,)
     for selector in selectors:
+        if isinstance(selector, keras.layers.Layer):
+            raise ValueError(
+                f"Expected `{name}` to hold patterns, layer classes or "
+                f"functions. Received: the layer {selector!r}. Name it by its "
+                f"path, {(selector.path or selector.name)!r}"
+            )
         if not isinstance(selector, str) and not callable(selector):
             raise ValueError(
                 f"Expected `{name}` to hold patterns, layer classes or "

@@ -221,6 +221,49 @@ def test_assignment_with_inputs_is_a_search_space(name):
     assert {n for n in found if ":" in n} == {f"{n}:input" for n in NAMES}
 
 
+@pytest.mark.parametrize(
+    "formats, in_float",
+    [
+        ({"*": PAIR, "left:input": "INT8"}, True),
+        ({"*": PAIR, "left:input": "INT8", "*:input": "INT4"}, False),
+        ({"left+right": PAIR, "left+right:input": "INT8"}, False),
+        (fliqs_keras.FormatAssignment({"left": "INT4"}), False),
+        (
+            fliqs_keras.FormatAssignment({"*": "INT4", "left:input": "INT8"}),
+            False,
+        ),
+    ],
+    ids=["some", "all", "each", "tied", "assignment"],
+)
+def test_inputs_that_no_name_selects_are_logged(formats, in_float, caplog):
+    fliqs_keras.apply(build_net(), SearchSpace(formats))
+    logged = caplog.text.count("none of ['left:input'] selects stay in float")
+    assert logged == in_float
+
+
+def test_a_name_with_a_plus_is_that_of_one_layer_first():
+    def build(*paths):
+        x = inputs = keras.Input((4,))
+        for path in paths:
+            x = layers.Dense(4, name=path)(x)
+        return keras.Model(inputs, x)
+
+    net = build("a+b", "b")
+    formats = {"b": "INT8", "a+b": "INT4", "a+b:input": "INT2"}
+    found = SearchSpace(formats).decisions(net)
+    assert {k: names(v) for k, v in found.items()} == {
+        "a+b": ["INT4"],
+        "a+b:input": ["INT2"],
+        "b": ["INT8"],
+        "b:input": ["INT2"],
+    }
+    space = SearchSpace.for_target("litert-cpu", net)
+    assert list(space.decisions(net)) == ["a+b", "b"]
+    # Of two layers, whatever selects one of them besides.
+    found = SearchSpace({"?": "INT8", "a+b": "INT4"}).decisions(build("a", "b"))
+    assert [names(v) for v in found.values()] == [["INT4"], ["INT4"]]
+
+
 def formats_by_layer(model):
     """The formats that each quantizer of each layer stands on."""
     return {
@@ -300,6 +343,16 @@ def test_arguments_go_before_what_an_assignment_of_a_model_says():
             "activations=None",
         ),
         ({"formats": "INT4", "activations": []}, "at least one format"),
+        ({"formats": {layers.Dense: "INT4"}}, "`formats` by patterns"),
+        (
+            {"formats": "INT4", "activations": {layers.Dense: "INT4"}},
+            "`activations` by patterns",
+        ),
+        (
+            {"formats": "INT4", "exclude": layers.Dense(2, name="head")},
+            "layer <Dense name=head.*path, 'head'",
+        ),
+        ({"formats": {"left+hed": "INT4"}}, "'hed', which selects none"),
         ({"formats": {"left": "INT4", "width": 16}}, "names of .*: 16.*sizes"),
         (
             {"formats": {"*": "INT4", "left": "INT8", "block1_*": "INT8"}},
@@ -314,6 +367,10 @@ def test_arguments_go_before_what_an_assignment_of_a_model_says():
         "group_class",
         "shared_float",
         "empty",
+        "class",
+        "activations_class",
+        "layer",
+        "part",
         "size",
         "hidden_pattern",
     ],
