@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 
 from fliqs_keras import _keras
-from fliqs_keras.assignments import FormatAssignment, decisions
+from fliqs_keras.assignments import FormatAssignment, choices_in, decisions
 from fliqs_keras.costs import Cost
 from fliqs_keras.formats import Format
 from fliqs_keras.quantized_layers import QuantizedLayer
@@ -94,7 +94,8 @@ class ActivationBytes(Cost):
             )
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        formats = {d.name: d.options[d.choice_in(assignment)] for d in found}
+        choice = choices_in(assignment, found)
+        formats = {d.name: d.options[choice[d.name]] for d in found}
         calls, returned = graph
         return _peak(model, calls, returned, formats)
 

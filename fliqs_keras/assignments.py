@@ -259,6 +259,24 @@ class Decision:
         return 0
 
 
+def choices_in(
+    assignment: Mapping[str, str | Option], of: Sequence[Decision]
+) -> dict[str, int]:
+    """Returns the position of the option of each decision, by its name.
+
+    Raises:
+        ValueError: If an assignment gives one that has a choice none, or if
+            it holds other decisions.
+    """
+    names = [decision.name for decision in of]
+    if others := sorted(set(assignment) - set(names)):
+        raise ValueError(
+            f"Expected an assignment for the decisions of the model: {names}. "
+            f"Received besides: {others}"
+        )
+    return {decision.name: decision.choice_in(assignment) for decision in of}
+
+
 def decisions(model: keras.Model) -> list[Decision]:
     """Returns the decisions of a quantized model, in the order of its layers.
 

@@ -12,7 +12,7 @@ from fliqs_keras.cost_targets import (
     resolve_target,
     uniform_choice,
 )
-from fliqs_keras.costs import BitOps, Cost
+from fliqs_keras.costs import BitOps, Cost, check_cost
 from fliqs_keras.formats import Format
 from fliqs_keras.quantize import apply
 from fliqs_keras.reports import align
@@ -93,7 +93,8 @@ def budget(
 
     >>> print(fliqs_keras.budget(model, fliqs_keras.FLIQS_S))
     """
-    cost = cost or BitOps()
+    cost = BitOps() if cost is None else cost
+    check_cost(cost)
     quantized = apply(model, space)
     found = decisions(quantized)
     table = cost_table(cost, quantized, found)

@@ -14,11 +14,12 @@ from fliqs_keras.controller import Controller, FixedController
 from fliqs_keras.cost_tables import CostTable, Limit
 from fliqs_keras.cost_targets import (
     CostTarget,
+    check_target,
     cost_table,
     resolve_target,
     widest_option,
 )
-from fliqs_keras.costs import BitOps, Cost
+from fliqs_keras.costs import BitOps, Cost, check_cost
 from fliqs_keras.format_training import FormatTraining
 from fliqs_keras.options import Option, option_to_json
 from fliqs_keras.reinforce import Reinforce
@@ -294,14 +295,19 @@ def _as_budgets(
     cost_target: CostTarget | Budgets, cost: Cost | None
 ) -> Budgets:
     if not isinstance(cost_target, Mapping):
-        return {cost or BitOps(): cost_target}
-    if cost is not None or not cost_target:
+        budgets = {BitOps() if cost is None else cost: cost_target}
+    elif cost is None and cost_target:
+        budgets = dict(cost_target)
+    else:
         raise ValueError(
             "Expected `cost_target` to be a target of `cost`, or a dictionary "
             "from at least one cost to its target, without `cost`. Received: "
             f"cost_target={cost_target!r}, cost={cost!r}"
         )
-    return dict(cost_target)
+    for each, target in budgets.items():
+        check_cost(each)
+        check_target(target)
+    return budgets
 
 
 def _controller_config(

@@ -1,5 +1,6 @@
 """Targets of costs, as numbers or by the cost of a uniform format."""
 
+import numbers
 from collections.abc import Sequence
 
 import keras
@@ -22,14 +23,36 @@ def cost_table(
     )
 
 
+def check_target(target: CostTarget) -> None:
+    """Checks that something is a target, whatever the cost.
+
+    Raises:
+        ValueError: If it is not, or of an unknown format.
+    """
+    is_pair = isinstance(target, tuple | list) and len(target) == 2
+    if is_pair and _is_number(target[1]):
+        parse_format(target[0])
+    elif not _is_number(target):
+        raise ValueError(
+            "Expected a cost target: a number, or a pair of a format and a "
+            f"factor, such as ('INT4', 1.2). Received: {target!r}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def resolve_target(
     target: CostTarget, table: CostTable, of: Sequence[Decision]
 ) -> float:
     """Returns a target in the unit of its cost.
 
     Raises:
-        ValueError: If its format is none of a decision that has a choice.
+        ValueError: If it is none, or if its format is none of a decision that
+            has a choice.
     """
+    check_target(target)
     if isinstance(target, tuple | list):
         name, factor = target
         return factor * table.of(uniform_choice(of, parse_format(name)))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from fliqs_keras.assignments import FormatAssignment, decisions
+from fliqs_keras.assignments import FormatAssignment, choices_in, decisions
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.macs import macs_by_layer
 from fliqs_keras.quantized_layers import QuantizedLayer, quantized_layers
@@ -81,10 +81,10 @@ class Cost(abc.ABC):
         """
         if assignment is None:
             assignment = FormatAssignment.from_model(model)
-        choice = {d.name: d.choice_in(assignment) for d in decisions(model)}
+        choice = choices_in(assignment, decisions(model))
         return sum(
             float(term.values[tuple(choice[name] for name in term.decisions)])
-            for term in self.terms(model)
+            for term in self._terms_on(model, choice)
         )
 
     def table(self, model: keras.Model) -> list[np.ndarray]:
@@ -101,10 +101,10 @@ class Cost(abc.ABC):
 
         Raises:
             ValueError: If a term depends on several decisions that have a
-                choice.
+                choice, or on one that the model has not.
         """
         rows = {d.name: np.zeros(len(d.options)) for d in decisions(model)}
-        for term in self.terms(model):
+        for term in self._terms_on(model, rows):
             names = term.decisions
             open_names = [n for n in names if rows[n].size > 1]
             if len(open_names) > 1:
@@ -116,6 +116,19 @@ class Cost(abc.ABC):
             name = next(iter([*open_names, *names, *rows]))
             rows[name] += term.values.reshape(-1)
         return list(rows.values())
+
+    def _terms_on(
+        self, model: keras.Model, names: Iterable[str]
+    ) -> list[CostTerm]:
+        """Returns the terms, which must be of decisions of the model."""
+        terms = self.terms(model)
+        if unknown := {n for t in terms for n in t.decisions} - set(names):
+            raise ValueError(
+                f"Expected cost terms on decisions of the model: {[*names]}. "
+                f"Received: a {type(self).__name__} with terms on "
+                f"{sorted(unknown)}"
+            )
+        return terms
 
 
 class BitOps(Cost):
@@ -156,6 +169,19 @@ class _Weighted(Cost):
         ]
 
 
+def check_cost(cost: Cost) -> None:
+    """Checks that something is a cost.
+
+    Raises:
+        ValueError: If it is not, but a class or a name.
+    """
+    if not isinstance(cost, Cost):
+        raise ValueError(
+            "Expected a cost, an object such as `fliqs_keras.BitOps()`. "
+            f"Received: {cost!r}"
+        )
+
+
 def weighted(weights: Mapping[Cost, float]) -> Cost:
     """Returns a weighted sum of costs, which is a cost.
 
@@ -164,7 +190,7 @@ def weighted(weights: Mapping[Cost, float]) -> Cost:
             units, what one unit is worth.
 
     Raises:
-        ValueError: If there is no cost.
+        ValueError: If there is no cost, or something that is none.
 
     Example:
 
@@ -178,6 +204,8 @@ def weighted(weights: Mapping[Cost, float]) -> Cost:
         raise ValueError(
             "Expected a weight for at least one cost. Received: {}"
         )
+    for cost in weights:
+        check_cost(cost)
     return _Weighted(weights)
 
 

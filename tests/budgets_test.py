@@ -175,6 +175,34 @@ def test_a_cost_that_nothing_has_is_refused_before_training(controller):
     assert search.history == []
 
 
+@pytest.mark.parametrize(
+    "arguments, received",
+    [
+        ({"cost_target": "INT4"}, "'INT4'"),
+        ({"cost_target": ("INT4", 1, 2)}, r"\('INT4', 1, 2\)"),
+        ({"cost_target": ("INT4", "1")}, r"\('INT4', '1'\)"),
+        ({"cost_target": ("INT44", 1.0)}, "width=44"),
+        ({"cost_target": None}, "None"),
+        ({"cost_target": 1.0, "cost": fliqs_keras.WeightBytes}, "<class"),
+        ({"cost_target": {"BitOps": 1.0}}, "'BitOps'"),
+        ({"cost_target": {fliqs_keras.BitOps: 1.0}}, "<class"),
+    ],
+    ids=[
+        *("name", "triple", "text", "format", "nothing"),
+        *("class", "cost_name", "class_in_dictionary"),
+    ],
+)
+def test_what_is_no_budget_is_refused(arguments, received):
+    with pytest.raises(ValueError, match=f"Received: .*{received}"):
+        fliqs_keras.FormatSearch(**arguments, controller="reinforce")
+    if isinstance(arguments["cost_target"], dict):
+        return
+    target, cost = arguments["cost_target"], arguments.get("cost")
+    if target is not None:
+        with pytest.raises(ValueError, match=f"Received: .*{received}"):
+            fliqs_keras.budget(build_net(), TIED, cost, target)
+
+
 def test_fixed_formats_take_separate_decisions():
     model = make_model(SEPARATE)
     assignment = {

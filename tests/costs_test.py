@@ -110,6 +110,15 @@ def test_cost_of_incomplete_assignment_is_refused(model):
         fliqs_keras.BitOps()(model, {"conv": "INT2"})
 
 
+@pytest.mark.parametrize(
+    "cost", [fliqs_keras.BitOps(), fliqs_keras.ActivationBytes()], ids=type
+)
+def test_cost_of_decisions_of_no_layer_is_refused(cost, model):
+    chosen = dict.fromkeys([*MACS, "typo"], "INT2")
+    with pytest.raises(ValueError, match=r"besides: \['typo'\]"):
+        cost(model, chosen)
+
+
 class OwnInput(fliqs_keras.SwitchableQuantizeConfig):
     """Decides on the input apart from the weights."""
 
@@ -179,6 +188,13 @@ def test_terms_add_up_and_a_constant_is_in_the_first_row():
     np.testing.assert_array_equal(rows["depthwise"], [0, 0])
 
 
+def test_terms_on_decisions_of_no_layer_are_refused(model):
+    cost = Sum((("hed",), np.zeros(4)))
+    for call in (cost, cost.table):
+        with pytest.raises(ValueError, match=r"a Sum with terms on \['hed'\]"):
+            call(model)
+
+
 def test_weighted_costs_add_up(model):
     bit_ops, weight_bytes = fliqs_keras.BitOps(), fliqs_keras.WeightBytes()
     cost = fliqs_keras.weighted({bit_ops: 2.0, weight_bytes: 0.5})
@@ -188,6 +204,8 @@ def test_weighted_costs_add_up(model):
     assert cost.unit == "2 GBOPs + 0.5 bytes"
     with pytest.raises(ValueError, match="at least one cost"):
         fliqs_keras.weighted({})
+    with pytest.raises(ValueError, match="Received: <class .*BitOps"):
+        fliqs_keras.weighted({fliqs_keras.BitOps: 1.0})
 
 
 def test_assignment_round_trips(model, tmp_path):
