@@ -82,10 +82,11 @@ class Target:
         """
         content = read_json(path)
         fields = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(content, dict) or set(content) != fields:
+        is_target = isinstance(content, dict) and set(content) == fields
+        if not is_target or not isinstance(content["rules"], list):
             raise ValueError(
-                f"Expected a JSON object of {sorted(fields)} in {str(path)!r}. "
-                f"Received: {content!r}"
+                f"Expected a JSON object of {sorted(fields)}, with a list of "
+                f"rules, in {str(path)!r}. Received: {content!r}"
             )
         rules = tuple(_parse_rule(rule) for rule in content.pop("rules"))
         return cls(**content, rules=rules)
@@ -129,10 +130,20 @@ class Target:
 
 def _parse_rule(rule: Any) -> Rule:
     is_rule = isinstance(rule, dict) and set(rule) == set(Rule._fields)
-    if not is_rule or not rule["formats"]:
+    if (
+        not is_rule
+        or not _is_list_of_names(rule["layers"])
+        or not isinstance(rule["formats"], dict)
+        or not rule["formats"]
+    ):
         raise ValueError(
-            f"Expected a rule of {sorted(Rule._fields)}, with at least one "
-            f"format. Received: {rule!r}"
+            "Expected a rule of `layers`, a list of names of classes, and "
+            "`formats`, an object from at least one format to how it is "
+            f"stored. Received: {rule!r}"
         )
     formats = {parse_format(k): str(v) for k, v in rule["formats"].items()}
     return Rule(tuple(rule["layers"]), formats)
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)

@@ -70,8 +70,15 @@ def test_own_target_is_read(tmp_path):
         json.dumps({**CONTENT, "rules": [{"layers": ["Dense"]}]}),
         json.dumps({**CONTENT, "rules": [{**RULE, "formats": {"X": ""}}]}),
         json.dumps({**CONTENT, "rules": [{**RULE, "formats": {}}]}),
+        json.dumps({**CONTENT, "rules": [{**RULE, "formats": ["INT8"]}]}),
+        json.dumps({**CONTENT, "rules": [{**RULE, "layers": "Dense"}]}),
+        json.dumps({**CONTENT, "rules": [{**RULE, "layers": [["Dense"]]}]}),
+        json.dumps({**CONTENT, "rules": None}),
     ],
-    ids=["no_json", "no_object", "rule", "format", "no_format"],
+    ids=[
+        *("no_json", "no_object", "rule", "format", "no_format"),
+        *("list_of_formats", "layer", "list_of_lists", "no_rules"),
+    ],
 )
 def test_broken_target_is_refused(content, tmp_path):
     (tmp_path / "t.json").write_text(content)
