@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fliqs_keras import plots
 from fliqs_keras.files import write_atomically
 from fliqs_keras.reports import ModelSummary, cells_of
@@ -115,7 +117,8 @@ def _page(title: str, body: str) -> str:
 def _facts(facts: Mapping[str, Any]) -> str:
     cells = []
     for name, value in facts.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        is_float = isinstance(value, float | np.floating)
+        shown = f"{value:.4g}" if is_float else str(value)
         cells.append(
             f"<div><dt>{html.escape(name)}</dt>"
             f"<dd>{html.escape(shown)}</dd></div>"

@@ -1,5 +1,6 @@
 """What an assignment takes in time, by measurements of its ops."""
 
+import math
 import os
 
 import keras
@@ -81,4 +82,4 @@ def _is_object(value: object) -> bool:
 
 def _is_time(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and value > 0
+    return is_number and 0 < value < math.inf

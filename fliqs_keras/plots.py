@@ -5,7 +5,7 @@ notebooks show. Matplotlib is imported by the functions, not by this module:
 `pip install "fliqs-keras[plots]"`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -71,7 +71,7 @@ def format_map(model: keras.Model | ModelSummary) -> Figure:
                 axis.barh(position, bits, color=colors[name])
         axis.set(title=title, xlabel="bits")
         axis.set_xticks([0, *{parse_format(n).bits for n in colors}])
-        axis.set_yticks(range(len(rows)), [row.path for row in rows])
+        axis.set_yticks(range(len(rows)), _plain(row.path for row in rows))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     _add_legend(figure, colors)
     return figure
@@ -116,7 +116,7 @@ def policy(records: Sequence[Record]) -> Figure:
         mesh = axis.pcolormesh(
             steps, rows, values, vmin=0, vmax=1, rasterized=True
         )
-        axis.set_yticks(rows, layers)
+        axis.set_yticks(rows, _plain(layers))
         axis.invert_yaxis()
         axis.set_title(f"probability of {name}")
     axes[-1].set_xlabel("step")
@@ -185,8 +185,8 @@ def accuracy_against_cost(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If the paper's results of the model are not known, or if a
-            cost is not positive.
+        ValueError: If the paper's results of the model are not known, if a
+            cost is not positive, or if a series mixes pairs and triples.
     """
     figure = _new_figure()
     from matplotlib import ticker
@@ -203,6 +203,13 @@ def accuracy_against_cost(
             "Expected positive costs, for a logarithmic axis. Received: "
             f"{costs}"
         )
+    for name, points in series.items():
+        if points and {len(p) for p in points} not in ({2}, {3}):
+            raise ValueError(
+                "Expected pairs of a cost and an accuracy, or triples with a "
+                "spread, in all of a series. Received: "
+                f"{[tuple(p) for p in points]} in {name!r}"
+            )
     figure.set_size_inches(_WIDTH, 3.6)
     axis = figure.subplots()
     for name, (cost, accuracy) in PAPER_RESULTS.get(paper_model, {}).items():
@@ -215,11 +222,13 @@ def accuracy_against_cost(
         # At the right end of the axis, whatever the costs are.
         place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         style = {"va": "bottom", "color": "0.5", "fontsize": 7}
-        axis.annotate(f"{name} ", (1, accuracy), **place, **style)
+        (label,) = _plain([f"{name} "])
+        axis.annotate(label, (1, accuracy), **place, **style)
     for name, points in ((n, sorted(p)) for n, p in series.items() if p):
         joined = _frontier(points) if frontiers else points
         costs, accuracies, *_ = zip(*joined, strict=True)
-        (line,) = axis.plot(costs, accuracies, "-", label=name, marker="o")
+        (label,) = _plain([name])
+        (line,) = axis.plot(costs, accuracies, "-", label=label, marker="o")
         costs, accuracies, *spreads = zip(*points, strict=True)
         axis.errorbar(
             costs, accuracies, *spreads, fmt="o", ms=3, color=line.get_color()
@@ -335,7 +344,7 @@ def sensitivities(
         ]
         means, errors, rows = np.array(points).T
         axis.errorbar(means, rows, xerr=errors, fmt="o", color=color)
-    axis.set_yticks(range(len(layers)), layers)
+    axis.set_yticks(range(len(layers)), _plain(layers))
     axis.set_ylim(len(layers) - 0.5, -0.5)
     # The widest format adds nothing: near zero the axis is linear.
     axis.set_xscale("symlog", linthresh=1e-4)
@@ -364,6 +373,11 @@ def _new_figure() -> Figure:
         ) from error
     # Not of pyplot, which keeps figures and chooses a window system.
     return figure.Figure(layout="constrained")
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Returns names in which dollars begin no formula."""
+    return [name.replace("$", r"\$") for name in names]
 
 
 def _is_format(name: str | None) -> bool:

@@ -120,10 +120,10 @@ def read_search_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             record = json.loads(line)
-            is_record = {"step", "formats"} <= set(record)
-        except (json.JSONDecodeError, TypeError):
-            is_record = False
-        if not is_record:
+        except json.JSONDecodeError:
+            record = None
+        is_record = isinstance(record, dict)
+        if not is_record or not {"step", "formats"} <= set(record):
             raise ValueError(
                 "Expected a line of a search's log, a JSON object with `step` "
                 f"and `formats`. Received: line {number} of {str(path)!r}"

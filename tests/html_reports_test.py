@@ -5,6 +5,7 @@ import html.parser
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import fliqs_keras
@@ -58,7 +59,11 @@ def test_page_holds_all_it_needs(tmp_path):
     pytest.importorskip("matplotlib")
     page = write(
         tmp_path,
-        facts={"accuracy": 0.98765, "bytes": "1,000"},
+        facts={
+            "accuracy": 0.98765,
+            "float accuracy": np.float32(0.91234),
+            "bytes": "1,000",
+        },
         records=RECORDS,
         sensitivity={"conv": {"INT4": (0.1, 0.01), "INT8": (0.0, 0.0)}},
     )
@@ -74,7 +79,7 @@ def test_page_holds_all_it_needs(tmp_path):
         assert not re.search(r'(?:href|src)="http', image)
     assert "<script" not in page and "@import" not in page
     assert reader.cells == [
-        *("0.9877", "1,000"),
+        *("0.9877", "0.9123", "1,000"),
         *("conv", "Conv2D", "INT4", "INT8", "1,234", "56,789", "617"),
         *("norm<1>", "MyNorm", "no kernel", "8"),
     ]

@@ -141,7 +141,13 @@ def test_missing_op_is_refused(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"milliseconds": {"a": 0}}'], ids=str
+    "content",
+    [
+        *("{", "[]", "{}"),
+        '{"milliseconds": {"a": 0}}',
+        '{"milliseconds": {"a": Infinity}}',
+    ],
+    ids=str,
 )
 def test_broken_table_is_refused(content, tmp_path):
     (tmp_path / "t.json").write_text(content)

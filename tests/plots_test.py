@@ -1,6 +1,7 @@
 """Figures show the numbers that they are given."""
 
 import ast
+import io
 import pathlib
 import sys
 
@@ -176,6 +177,25 @@ def test_switching_figures_show_what_is_measured():
     np.testing.assert_allclose(floats.get_ydata(), found.thresholds[2:])
 
 
+def test_dollars_in_names_begin_no_formula():
+    needs_matplotlib()
+    name = "a$_{$"
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name=name)(inputs))
+    records = [{**RECORDS[0], "probabilities": {name: {"INT4": 1.0}}}] * 2
+    points = [(1.0, 2.0)]
+    for figure in (
+        plots.format_map(fliqs_keras.apply(model, "INT4")),
+        plots.policy(records),
+        plots.sensitivities({name: {"INT4": (0.0, 0.1)}}),
+        plots.accuracy_against_cost({name: points}, levels={name: 2.0}),
+    ):
+        file = io.StringIO()
+        figure.savefig(file, format="svg")
+        # The text that was drawn, in a comment beside its outlines.
+        assert f"<!-- {name}" in file.getvalue()
+
+
 @pytest.mark.parametrize(
     "draw, message",
     [
@@ -184,13 +204,20 @@ def test_switching_figures_show_what_is_measured():
         (lambda: plots.sensitivities(None), "Received: None"),
         (lambda: plots.accuracy_against_cost({"a": [(0, 1)]}), r"\[0\]"),
         (
+            lambda: plots.accuracy_against_cost({"a": [(1, 2), (3, 4, 5)]}),
+            r"\(3, 4, 5\)\] in 'a'",
+        ),
+        (
             lambda: plots.accuracy_against_cost({}, paper_model="vgg"),
             "paper_model='vgg'",
         ),
         (lambda: plots.best_thresholds(np.ones(3), ["BF16"]), "BF16"),
         (lambda: plots.switching_error(np.zeros(3), ["INT4"]), "all zero"),
     ],
-    ids=["policy", "curves", "sensitivities", "cost", "paper", "bf16", "zeros"],
+    ids=[
+        *("policy", "curves", "sensitivities", "cost", "lengths", "paper"),
+        *("bf16", "zeros"),
+    ],
 )
 def test_wrong_input_is_named(draw, message):
     needs_matplotlib()

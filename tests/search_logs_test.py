@@ -178,7 +178,9 @@ def test_lines_are_whole_while_the_search_runs(tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize("text", ["3\n", "{}\n", '{"step": 1, "for'])
+@pytest.mark.parametrize(
+    "text", ["3\n", "{}\n", '["step", "formats"]\n', '{"step": 1, "for']
+)
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "search.jsonl").write_text(text)
     with pytest.raises(ValueError, match="Received: line 1 of"):
