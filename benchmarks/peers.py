@@ -1,19 +1,20 @@
 """Times training steps of peers beside ours.
 
     python -m benchmarks.install_peers --environments=FOLDER
-    python -m benchmarks.peers --environments=FOLDER
+    python -m benchmarks.peers --environments=FOLDER --record
 
 The network is the chain of convolutions. Each peer runs in an environment and
 a process of its own, and is compared with the float step in the same process.
-Prints the table, and writes `benchmarks/peers.json` and the table in
+Prints the environment and the table. With `--record`, for which all peers are
+needed, it also writes `benchmarks/peers.json` and the table in
 `benchmarks/README.md`.
 """
 
-import platform
+import json
 
 from absl import app
 
-from benchmarks import peer_timing, records
+from benchmarks import peer_environments, peer_timing, records, step_timing
 from benchmarks.peer_flags import ENVIRONMENTS, PEERS
 from benchmarks.record_flags import RECORD
 from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
@@ -22,6 +23,13 @@ from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    missing = [p for p in peer_environments.PEERS if p not in PEERS.value]
+    if RECORD.value and missing:
+        raise app.UsageError(
+            "Expected all peers, whose table --record replaces. Received: "
+            f"--peers without {', '.join(missing)}. Leave out --record or "
+            "--peers"
+        )
     config = {
         "peers": PEERS.value,
         "depth": DEPTH.value,
@@ -29,7 +37,8 @@ def main(argv):
         "steps": STEPS.value,
         "rounds": ROUNDS.value,
     }
-    machine = {"machine": platform.machine(), "system": platform.system()}
+    environment = step_timing.environment()
+    print(json.dumps(environment))
     rows = []
     for jit_compile in (False, True):
         rows += peer_timing.measure(
@@ -42,8 +51,11 @@ def main(argv):
         text = peer_timing.render(rows)
         print(text, flush=True)
         if RECORD.value:
-            result = {"machine": machine, "config": config, "rows": rows}
-            records.write("peers", result, text)
+            records.write(
+                "peers",
+                {"environment": environment, "config": config, "rows": rows},
+                text,
+            )
 
 
 if __name__ == "__main__":

@@ -3,5 +3,8 @@
 from absl import flags
 
 RECORD = flags.DEFINE_bool(
-    "record", True, "Whether to write into the folder of the benchmarks."
+    "record",
+    False,
+    "Whether to replace the published figures, in the folder of the "
+    "benchmarks.",
 )

@@ -1,20 +1,21 @@
 """Compares a search in one training with a search by trials.
 
-    python -m benchmarks.trials --dataset=fashion_mnist --epochs=4
+    python -m benchmarks.trials --dataset=fashion_mnist --epochs=4 --record
 
 The trials are those of AutoQKeras: KerasTuner's Bayesian optimization over the
 format of each layer, each trial a network that is trained anew for a share of
 the steps, judged by its accuracy and a forgiving factor for its cost. They run
-until they have used as much CPU time as one whole search. Prints the table,
-and writes `benchmarks/trials.json` and the table in `benchmarks/README.md`.
-Needs `pip install keras-tuner`.
+until they have used as much CPU time as one whole search. Prints the
+environment and the table; with `--record` it also writes
+`benchmarks/trials.json` and the table in `benchmarks/README.md`. Needs
+`pip install keras-tuner`.
 """
 
-import platform
+import json
 
 from absl import app, flags
 
-from benchmarks import records, trial_search
+from benchmarks import records, step_timing, trial_search
 from benchmarks.record_flags import RECORD
 from recipes import data, study_runs
 from recipes.dataset_flags import DATASET, IDX_FOLDER
@@ -25,7 +26,10 @@ _TRIAL_EPOCHS = flags.DEFINE_integer(
     "trial_epochs", 1, "Epochs of a trial.", lower_bound=1
 )
 _EXAMPLES = flags.DEFINE_integer(
-    "examples", 18_000, "Training images, a sixth of which judge trials.", 60
+    "examples",
+    18_000,
+    "Training images at most, a sixth of which judge trials.",
+    60,
 )
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "Number of seeds.", 1)
 _SPACE = "wide"
@@ -46,6 +50,8 @@ def main(argv):
     dataset = trial_search.take(
         data.load(DATASET.value, IDX_FOLDER.value), _EXAMPLES.value
     )
+    environment = step_timing.environment()
+    print(json.dumps(environment))
     rows = []
     for seed in range(_REPETITIONS.value):
         rows.append(trial_search.compare(dataset, config, seed))
@@ -53,9 +59,9 @@ def main(argv):
         print(text, flush=True)
         if RECORD.value:
             result = {
-                "machine": platform.machine(),
+                "environment": environment,
                 "dataset": DATASET.value,
-                "examples": _EXAMPLES.value,
+                "examples": len(dataset.x_train),
                 "config": config,
                 "rows": rows,
             }

@@ -4,13 +4,17 @@ import json
 import sys
 
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 
 from benchmarks import (
     networks,
     peer_environments,
     peer_networks,
     peer_timing,
+    peers,
     records,
+    step_timing,
 )
 
 CONFIG = {
@@ -106,6 +110,52 @@ def test_a_readme_without_a_place_is_refused(tmp_path):
     with pytest.raises(ValueError, match="<!-- /peers -->"):
         records.write("peers", {}, "new", tmp_path)
     assert not (tmp_path / "peers.json").exists()
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs a benchmark; returns what it would have written down."""
+
+    def run(benchmark, *arguments):
+        written = []
+        monkeypatch.setattr(
+            records, "write", lambda name, result, text: written.append(result)
+        )
+        with flagsaver.flagsaver():
+            benchmark.main(flags.FLAGS([benchmark.__name__, *arguments]))
+        return written
+
+    return run
+
+
+def test_peers_are_recorded_where_all_are_timed(call, monkeypatch):
+    monkeypatch.setattr(peer_timing, "measure", lambda config: [])
+    assert call(peers) == call(peers, "--peers=keras") == []
+    with pytest.raises(app.UsageError, match="without fliqs_keras, tfmot"):
+        call(peers, "--peers=keras,hgq2,qkeras", "--record")
+    *_, result = call(peers, "--record")
+    assert result["config"]["peers"] == [*peer_environments.PEERS]
+    assert result["environment"] == step_timing.environment()
+
+
+@pytest.mark.tensorflow
+def test_trials_are_recorded_where_it_is_asked(call, monkeypatch):
+    pytest.importorskip("keras_tuner")
+    from benchmarks import trial_search, trials
+
+    sizes = []
+
+    def compare(dataset, config, seed):
+        sizes.append(len(dataset.x_train))
+        return {}
+
+    monkeypatch.setattr(trial_search, "compare", compare)
+    monkeypatch.setattr(trial_search, "render", lambda rows: "")
+    assert call(trials) == []
+    *_, result = call(trials, "--record", "--repetitions=1")
+    # Fewer than --examples are there.
+    assert result["examples"] == sizes[-1] == 1437
+    assert result["environment"] == step_timing.environment()
 
 
 @pytest.mark.slow
