@@ -12,7 +12,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import step_timing
-from benchmarks.timing_flags import JIT_COMPILE
+from benchmarks.jit_flags import JIT_COMPILE
 
 _DEPTHS = flags.DEFINE_list("depths", ["10", "30", "100"], "Depths.")
 _GROWTH_OUTPUT = flags.DEFINE_string("growth_output", None, "File of the JSON.")

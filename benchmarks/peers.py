@@ -17,7 +17,8 @@ from absl import app
 from benchmarks import peer_environments, peer_timing, records, step_timing
 from benchmarks.peer_flags import ENVIRONMENTS, PEERS
 from benchmarks.record_flags import RECORD
-from benchmarks.timing_flags import BATCH, DEPTH, ROUNDS, STEPS
+from benchmarks.step_flags import BATCH, DEPTH, STEPS
+from benchmarks.turns_flags import ROUNDS
 
 
 def main(argv):

@@ -20,13 +20,12 @@ from absl import app, flags
 
 import fliqs_keras
 from benchmarks import networks, step_timing
+from benchmarks.jit_flags import JIT_COMPILE
 from benchmarks.output_flags import OUTPUT
-from benchmarks.timing_flags import JIT_COMPILE, ROUNDS
-from recipes import data, models
-from recipes.dataset_flags import DATASET, IDX_FOLDER
+from benchmarks.turns_flags import ROUNDS
+from recipes import data, dataset_flags, models, training_flags
 from recipes.mobile_networks import SMALL_MOBILE_NET
 from recipes.repeated_training import RepeatedTraining
-from recipes.training_flags import BATCH_SIZE, EPOCHS, LEARNING_RATE
 
 FORMATS = ("INT4", "INT5", "INT6", "INT7", "INT8")
 _PROBED = 1024
@@ -62,8 +61,8 @@ def measure(
         network: One of `recipes.models.MODELS`, or of `networks.NETWORKS`,
             which are for ten classes.
         dataset: The data.
-        config: `rounds`, `epochs`, `batch_size`, `learning_rate` and
-            `jit_compile`.
+        config: `rounds`, `jit_compile`, and settings for
+            `training.compile_classifier`.
 
     Returns:
         Seconds of processor time of a training in float (median), and ratios:
@@ -122,14 +121,12 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
-        "dataset": DATASET.value,
-        "epochs": EPOCHS.value,
-        "batch_size": BATCH_SIZE.value,
-        "learning_rate": LEARNING_RATE.value,
+        **dataset_flags.which(),
+        **training_flags.settings(),
         "rounds": ROUNDS.value,
         "jit_compile": JIT_COMPILE.value,
     }
-    dataset = data.load(DATASET.value, IDX_FOLDER.value)
+    dataset = data.in_memory(dataset_flags.settings())
     rows = []
     for name in _NETWORKS.value:
         rows.append(measure(name, dataset, config))

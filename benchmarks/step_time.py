@@ -10,8 +10,10 @@ first round, which compiles, is timed apart. Prints a table and writes JSON.
 from absl import app, flags
 
 from benchmarks import networks, step_timing
+from benchmarks.jit_flags import JIT_COMPILE
 from benchmarks.output_flags import OUTPUT
-from benchmarks.timing_flags import BATCH, DEPTH, JIT_COMPILE, ROUNDS, STEPS
+from benchmarks.step_flags import BATCH, DEPTH, STEPS
+from benchmarks.turns_flags import ROUNDS
 
 _NETWORK = flags.DEFINE_enum(
     "timed_network", "chain", networks.NETWORKS, "The network."

@@ -109,16 +109,8 @@ def _fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Compiles and trains, as the study does."""
-    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config["learning_rate"], steps
-    )
     # XLA takes longer to compile such a net than to train it.
-    model.compile(
-        keras.optimizers.Adam(schedule),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
-    )
+    training.compile_classifier(model, dataset, config, jit_compile=False)
     model.fit(
         dataset.x_train,
         dataset.y_train,
@@ -150,8 +142,8 @@ def compare(
 
     Args:
         dataset: The data. A sixth of the training part judges the trials.
-        config: `network`, `epochs`, `trial_epochs`, `batch_size`,
-            `learning_rate`, `formats` and `target`.
+        config: `network`, `trial_epochs`, `formats`, `target`, and settings
+            for `training.compile_classifier`.
         seed: Seed of the weights, of the order of the data and of the trials.
 
     Returns:

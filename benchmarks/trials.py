@@ -17,10 +17,8 @@ from absl import app, flags
 
 from benchmarks import records, step_timing, trial_search
 from benchmarks.record_flags import RECORD
-from recipes import data, study_runs
-from recipes.dataset_flags import DATASET, IDX_FOLDER
+from recipes import data, dataset_flags, study_runs, training_flags
 from recipes.network_flags import NETWORK
-from recipes.training_flags import BATCH_SIZE, EPOCHS, LEARNING_RATE
 
 _TRIAL_EPOCHS = flags.DEFINE_integer(
     "trial_epochs", 1, "Epochs of a trial.", lower_bound=1
@@ -40,15 +38,13 @@ def main(argv):
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
     config = {
         "network": NETWORK.value,
-        "epochs": EPOCHS.value,
+        **training_flags.settings(),
         "trial_epochs": _TRIAL_EPOCHS.value,
-        "batch_size": BATCH_SIZE.value,
-        "learning_rate": LEARNING_RATE.value,
         "formats": study_runs.SPACES[_SPACE],
         "target": study_runs.BUDGETS[_SPACE][-1],
     }
     dataset = trial_search.take(
-        data.load(DATASET.value, IDX_FOLDER.value), _EXAMPLES.value
+        data.in_memory(dataset_flags.settings()), _EXAMPLES.value
     )
     environment = step_timing.environment()
     print(json.dumps(environment))
@@ -60,7 +56,7 @@ def main(argv):
         if RECORD.value:
             result = {
                 "environment": environment,
-                "dataset": DATASET.value,
+                **dataset_flags.which(),
                 "examples": len(dataset.x_train),
                 "config": config,
                 "rows": rows,

@@ -1,6 +1,8 @@
 """The benchmarks at tiny size: that they run, and what they report."""
 
+import ast
 import dataclasses
+import pathlib
 import sys
 
 import pytest
@@ -23,6 +25,41 @@ CONFIG = {
     "rounds": 1,
     "ways": ["float", "search of 2 formats"],
 }
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = {
+    path.stem: path.read_text()
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if "def main(" in path.read_text()
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_all_flags_are_read_that_a_benchmark_takes(name):
+    source = SOURCES[name]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        for alias in node.names:
+            module = f"{node.module}.{alias.name}"
+            if module.endswith("_flags"):
+                # Those of data and of training, which give all of theirs.
+                assert f"{alias.name}.settings()" in source
+            elif node.module.endswith("_flags"):
+                read = {a.name for a in node.names}
+                assert read == defined_flags(node.module)
+                assert f"{alias.name}.value" in source
+
+
+def defined_flags(module):
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    return {
+        statement.targets[0].id
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Assign)
+        and "DEFINE_" in ast.unparse(statement.value)
+    }
 
 
 def test_steps_are_timed():
