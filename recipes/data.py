@@ -1,6 +1,7 @@
 """Image classification data for the recipes."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,14 @@ import numpy as np
 from recipes import image_data, image_sources
 
 DATASETS = ("digits", "fashion_mnist", "cifar10", "imagenet2012")
+
+# What each reads of the settings; others are sets of tensorflow-datasets.
+_OPTIONS = {
+    "digits": (),
+    "fashion_mnist": ("idx_folder", "data_dir", "download"),
+    "image_folder": ("image_folder", "image_size", "augmentation"),
+}
+_OTHER_OPTIONS = ("data_dir", "download", "image_size", "augmentation")
 
 # Larger ones are only read while a model trains.
 _BYTES_IN_MEMORY = 8 * 2**30
@@ -61,6 +70,11 @@ class Dataset:
 AnyDataset = Dataset | image_data.ImageDataset
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """Returns the settings that a data set reads, by the names of the flags."""
+    return _OPTIONS.get(name, _OTHER_OPTIONS)
+
+
 def from_config(config: Mapping[str, Any]) -> AnyDataset:
     """Opens the data that a configuration names.
 
@@ -73,13 +87,19 @@ def from_config(config: Mapping[str, Any]) -> AnyDataset:
         a model trains.
 
     Raises:
-        ValueError: If a setting is wrong or the data is not to be had.
+        ValueError: If a setting is wrong, or one that the data does not read,
+            or if the data is not to be had.
     """
     name = config["dataset"]
+    _check_options(name, config)
     if name == "digits":
         return _load_digits()
     if name == "fashion_mnist":
-        return _load_fashion_mnist(config.get("idx_folder"))
+        return _load_fashion_mnist(
+            config.get("idx_folder"),
+            config.get("data_dir"),
+            config.get("download", False),
+        )
     options = {
         "size": config.get("image_size"),
         "augmentation": config.get("augmentation"),
@@ -92,6 +112,23 @@ def from_config(config: Mapping[str, Any]) -> AnyDataset:
         download=config.get("download", False),
         **options,
     )
+
+
+def _check_options(name: str, config: Mapping[str, Any]) -> None:
+    options = options_of(name)
+    unread = {*_OTHER_OPTIONS}.union(*_OPTIONS.values()) - {*options}
+    given = [
+        f"--{option}={config[option]}"
+        for option in sorted(unread)
+        if config.get(option) not in (None, False)
+    ]
+    if given:
+        known = ", ".join(f"--{option}" for option in options) or "none"
+        raise ValueError(
+            f"Expected of the options of data those of {name!r}: {known}. "
+            f"Received: {', '.join(given)}. Leave them out, or choose another "
+            "--dataset"
+        )
 
 
 def load(name: str, idx_folder: str | os.PathLike | None = None) -> Dataset:
@@ -160,35 +197,29 @@ def _load_digits() -> Dataset:
     )
 
 
-def _load_fashion_mnist(idx_folder: str | os.PathLike | None) -> Dataset:
+def _load_fashion_mnist(
+    idx_folder: str | os.PathLike | None,
+    data_dir: str | os.PathLike | None,
+    download: bool,
+) -> Dataset:
     # Imported here: it takes seconds, and digits do not need it.
     import tensorflow_datasets as tfds
 
-    class LocalFiles:
-        """Takes files from the folder in place of downloading them."""
-
-        def __init__(self, dl_manager):
-            self._dl_manager = dl_manager
-
-        def download_and_extract(self, urls):
-            folder = pathlib.Path(idx_folder)
-            return self._dl_manager.extract(
-                {k: folder / url.rsplit("/", 1)[-1] for k, url in urls.items()}
+    way_out = (
+        "Pass --download on a machine with a network, or put its four original "
+        "files (idx, gzipped) into a folder and pass it as --idx_folder"
+    )
+    if idx_folder is None:
+        builder = tfds.builder("fashion_mnist", data_dir=data_dir)
+        if not download and not pathlib.Path(builder.data_dir).exists():
+            raise ValueError(
+                f"Expected Fashion-MNIST in {builder.data_dir}. Received: "
+                f"none. {way_out}"
             )
-
-    class FashionMnistIdx(tfds.image_classification.FashionMNIST):
-        """Fashion-MNIST from files on disk."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _split_generators(self, dl_manager):
-            return super()._split_generators(LocalFiles(dl_manager))
-
+    else:
+        builder = _fashion_mnist_of_files()(data_dir=data_dir)
+        builder.folder = pathlib.Path(idx_folder)
     try:
-        if idx_folder is None:
-            builder = tfds.builder("fashion_mnist")
-        else:
-            builder = FashionMnistIdx()
         builder.download_and_prepare()
         splits = builder.as_dataset(
             split=["train", "test"], batch_size=-1, as_supervised=True
@@ -196,9 +227,7 @@ def _load_fashion_mnist(idx_folder: str | os.PathLike | None) -> Dataset:
     except Exception as error:
         raise ValueError(
             "Expected tensorflow-datasets to find Fashion-MNIST. Received: "
-            f"{type(error).__name__}. Without a network, put its four "
-            "original files (idx, gzipped) into a folder and pass it as "
-            "--idx_folder"
+            f"{type(error).__name__}. {way_out}"
         ) from error
     (x_train, y_train), (x_test, y_test) = tfds.as_numpy(splits)
     return Dataset(
@@ -208,3 +237,34 @@ def _load_fashion_mnist(idx_folder: str | os.PathLike | None) -> Dataset:
         y_test.astype("int32"),
         num_classes=builder.info.features["label"].num_classes,
     )
+
+
+# Once: tensorflow-datasets refuses a second class of a name.
+@functools.cache
+def _fashion_mnist_of_files():
+    """Returns a builder class whose `folder` holds the original files."""
+    import tensorflow_datasets as tfds
+
+    class LocalFiles:
+        """Takes files from the folder in place of downloading them."""
+
+        def __init__(self, dl_manager, folder):
+            self._dl_manager = dl_manager
+            self._folder = folder
+
+        def download_and_extract(self, urls):
+            names = {k: url.rsplit("/", 1)[-1] for k, url in urls.items()}
+            return self._dl_manager.extract(
+                {k: self._folder / name for k, name in names.items()}
+            )
+
+    class FashionMnistIdx(tfds.image_classification.FashionMNIST):
+        """Fashion-MNIST from files on disk."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _split_generators(self, dl_manager):
+            local_files = LocalFiles(dl_manager, self.folder)
+            return super()._split_generators(local_files)
+
+    return FashionMnistIdx

@@ -15,7 +15,7 @@ DATASET = flags.DEFINE_string(
 IDX_FOLDER = flags.DEFINE_string(
     "idx_folder",
     None,
-    "Folder of Fashion-MNIST's original files; not needed with a network.",
+    "Folder of Fashion-MNIST's original files, in place of --download.",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the prepared sets of tensorflow-datasets."

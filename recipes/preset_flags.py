@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from recipes import presets
+from recipes import data, presets
 
 PRESET = flags.DEFINE_enum(
     "preset",
@@ -16,8 +16,8 @@ PRESET = flags.DEFINE_enum(
 def use(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Sets the defaults of the recipe's other flags to those of the preset.
 
-    Flags that were given keep their values. Without `--preset`, nothing
-    changes.
+    Flags that were given keep their values, and so do those that the data
+    does not read. Without `--preset`, nothing changes.
 
     Args:
         flag_values: The flags of the recipe, which may be some of those that
@@ -26,6 +26,10 @@ def use(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     name = flag_values["preset"].value
     if name is None:
         return
-    for flag, value in presets.PRESETS[name].flags().items():
+    values = presets.PRESETS[name].flags()
+    flag_values.set_default("dataset", values["dataset"])
+    if "image_size" not in data.options_of(flag_values["dataset"].value):
+        del values["image_size"]
+    for flag, value in values.items():
         if flag in flag_values:
             flag_values.set_default(flag, value)

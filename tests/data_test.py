@@ -187,6 +187,41 @@ def test_what_is_not_on_disk_is_named(tmp_path):
         image_sources.open_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"dataset": "digits", "image_size": 16}, "Received: --image_size=16"),
+        ({"dataset": "digits", "augmentation": "none"}, "--augmentation=none"),
+        ({"dataset": "digits", "download": True}, "--download=True"),
+        ({"dataset": "fashion_mnist", "image_size": 16}, "--data_dir, --dow"),
+        ({"dataset": "image_folder", "idx_folder": "x"}, "--image_folder"),
+        ({"dataset": "cifar10", "image_folder": "x"}, "another --dataset"),
+    ],
+)
+def test_options_of_other_sets_are_refused(config, message):
+    with pytest.raises(ValueError, match="Expected of the options") as error:
+        data.from_config(config)
+    assert message in str(error.value)
+
+
+def test_nothing_is_downloaded_that_should_not_be(tmp_path, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder,
+        "download_and_prepare",
+        lambda builder: prepared.append(builder.data_dir) or 1 / 0,
+    )
+    config = {"dataset": "fashion_mnist", "data_dir": tmp_path}
+    with pytest.raises(ValueError, match="Received: none. Pass --download"):
+        data.from_config(config)
+    assert not prepared
+    for option in ({"download": True}, {"idx_folder": tmp_path}):
+        with pytest.raises(ValueError, match="Received: ZeroDivisionError"):
+            data.from_config({**config, **option})
+    assert len(prepared) == 2
+    assert all(str(path).startswith(str(tmp_path)) for path in prepared)
+
+
 def test_large_sets_are_not_taken_into_memory(monkeypatch):
     part = image_data.Split(None, 2**20, 1)
     huge = image_data.ImageDataset(part, part, (224, 224, 3), 1000, "none")

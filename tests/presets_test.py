@@ -67,6 +67,13 @@ def test_given_flags_win(parse):
     assert values["batch_size"] == 256
 
 
+def test_sets_of_one_size_of_images_go_with_a_preset(parse):
+    values = parse("--preset=resnet18_fliqs_s", "--dataset=digits")
+    assert data.from_config(values).image_shape == (8, 8, 1)
+    with pytest.raises(ValueError, match="--image_size=32"):
+        data.from_config({**values, "image_size": 32})
+
+
 def test_without_a_preset_nothing_changes(parse):
     values = parse()
     assert (values["model"], values["batch_size"]) == ("depthwise_net", 64)
