@@ -1,6 +1,5 @@
 """Ways to train, timed in turns, and their peak memory."""
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import numpy as np
 
 import fliqs_keras
 from benchmarks import networks
+from recipes import training
 from recipes.mobile_networks import SMALL_MOBILE_NET
 
 TWO = ("INT4", "INT8")
@@ -211,11 +211,7 @@ def peak_of(way: str, config: dict[str, Any]) -> float:
 def environment() -> dict[str, str]:
     """Returns the versions and the machine that figures belong to."""
     return {
-        "python": platform.python_version(),
-        "fliqs_keras": fliqs_keras.__version__,
-        "keras": keras.version(),
-        "tensorflow": importlib.metadata.version("tensorflow"),
-        "backend": keras.backend.backend(),
+        **training.versions(),
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": str(os.cpu_count()),

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from recipes import training
+
 
 class ResultLines:
     """Results in a file of JSON lines, each written as soon as it is there.
@@ -59,8 +61,8 @@ class ResultLines:
                     print(run, result["accuracy"], flush=True)
 
     def add(self, result: Mapping[str, Any]) -> None:
-        """Writes a result to the end of the file."""
-        line = json.dumps(result)
+        """Writes a result and its versions to the end of the file."""
+        line = json.dumps({**result, "versions": training.versions()})
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(line + "\n")

@@ -109,6 +109,9 @@ def predictions(
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Makes a work folder and writes the configuration and versions to it.
 
+    The versions are those of the last run. `ResultLines` keeps those of each
+    result, where one run goes on with what another began.
+
     Args:
         workdir: The folder. It may hold an earlier run of the same
             configuration, or one that ended before it wrote anything.
@@ -132,7 +135,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
                 f"{str(workdir)!r}, written with other settings "
                 f"(before, now): {changed}. Choose another --workdir"
             )
-    versions = {
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {"config": config, "versions": versions()}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that results belong to."""
+    return {
         "python": platform.python_version(),
         "fliqs_keras": fliqs_keras.__version__,
         "keras": keras.version(),
@@ -140,7 +150,3 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         "backend": keras.backend.backend(),
         "numpy": np.__version__,
     }
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"config": config, "versions": versions}, indent=2) + "\n"
-    )

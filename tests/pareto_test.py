@@ -7,7 +7,14 @@ import sys
 import pytest
 
 import fliqs_keras
-from recipes import data, models, pareto, pareto_table, result_lines
+from recipes import (
+    data,
+    models,
+    pareto,
+    pareto_table,
+    result_lines,
+    training,
+)
 
 # Recipes run on TensorFlow.
 pytestmark = pytest.mark.tensorflow
@@ -159,9 +166,11 @@ def test_a_line_cut_short_is_dropped(end, tmp_path):
     lines = result_lines.ResultLines(path)
     assert lines.find({"b": (2,)}) == {"a": 1, "b": [2]}
     assert lines.find({"a": 3}) is None
+    # Of other versions than the line before, perhaps.
     lines.add({"a": 3, "b": (4,)})
     written = [json.loads(line) for line in path.read_text().splitlines()]
-    assert written == lines.results == [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]
+    new = {"a": 3, "b": [4], "versions": training.versions()}
+    assert written == lines.results == [{"a": 1, "b": [2]}, new]
 
 
 @pytest.mark.parametrize("line", ["[1]", "{"])
