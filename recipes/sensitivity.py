@@ -68,6 +68,13 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> Estimates:
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
     dataset = data.in_memory(config)
+    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
+    if steps < 2:
+        raise ValueError(
+            "Expected at least two steps, before the last of which formats "
+            f"are tried. Received: {steps}, of {config['epochs']} epochs in "
+            f"batches of {config['batch_size']}. Set --epochs or --batch_size"
+        )
     model = models.load(
         config["model"],
         dataset.image_shape,
@@ -75,7 +82,6 @@ def run(config: Mapping[str, Any], workdir: pathlib.Path) -> Estimates:
         config.get("pretrained", False),
     )
     model = fliqs_keras.apply(model, formats)
-    steps = -(-len(dataset.x_train) // config["batch_size"]) * config["epochs"]
     widest = max(formats, key=lambda number_format: number_format.bits)
     search = fliqs_keras.FormatSearch(
         # A target that leaves the search nothing to give up: it is not what
@@ -110,6 +116,7 @@ def render(estimates: Estimates) -> str:
     Layers that lose most in their narrowest format come first.
     """
     names = list(next(iter(estimates.values())))
+    narrowest = min(names, key=lambda n: fliqs_keras.parse_format(n).bits)
     lines = [
         "Increase of the loss, in thousandths, ± its standard error.",
         "",
@@ -117,7 +124,7 @@ def render(estimates: Estimates) -> str:
         "|" + "---|" * (1 + len(names)),
     ]
     for layer, row in sorted(
-        estimates.items(), key=lambda item: -item[1][names[0]][0]
+        estimates.items(), key=lambda item: -item[1][narrowest][0]
     ):
         cells = [
             f"{1000 * mean:.3g} ± {1000 * error:.2g}" if error else "0"

@@ -49,19 +49,27 @@ def test_narrow_formats_add_to_the_loss(tmp_path):
         sensitivity.run({**CONFIG, "seed": 1}, workdir)
 
 
-def test_table_shows_the_most_sensitive_layer_first():
+@pytest.mark.parametrize("order", [1, -1])
+def test_table_shows_the_most_sensitive_layer_first(order):
+    def row(mean, error):
+        return dict([("INT2", (mean, error)), ("INT8", (0.0, 0.0))][::order])
+
     table = sensitivity.render(
-        {
-            "stem": {"INT2": (0.0012, 0.0001), "INT8": (0.0, 0.0)},
-            "head": {"INT2": (0.25, 0.01), "INT8": (0.0, 0.0)},
-        }
+        {"stem": row(0.0012, 0.0001), "head": row(0.25, 0.01)}
     )
     assert table.splitlines()[2:] == [
-        "| layer | INT2 | INT8 |",
+        f"| layer | {' | '.join(['INT2', 'INT8'][::order])} |",
         "|---|---|---|",
-        "| head | 250 ± 10 | 0 |",
-        "| stem | 1.2 ± 0.1 | 0 |",
+        f"| head | {' | '.join(['250 ± 10', '0'][::order])} |",
+        f"| stem | {' | '.join(['1.2 ± 0.1', '0'][::order])} |",
     ]
+
+
+def test_one_step_is_refused_before_it_trains(tmp_path):
+    one = {**CONFIG, "epochs": 1, "batch_size": 1437}
+    with pytest.raises(ValueError, match="two steps.*Received: 1, of 1 epo"):
+        sensitivity.run(one, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 if __name__ == "__main__":
