@@ -99,7 +99,8 @@ def measure_ops(
     }
     if table.exists():
         content = json.loads(table.read_text())
-    if content["weight_storage"] != weight_storage:
+    # It need not say so.
+    if content.setdefault("weight_storage", weight_storage) != weight_storage:
         raise ValueError(
             f"Expected a table of {weight_storage!r} storage in {table}. "
             f"Received: one of {content['weight_storage']!r}. Choose another "

@@ -173,5 +173,22 @@ def test_recipe_measures_and_checks(tmp_path):
         measure_latency.measure_ops(model, tmp_path, table, 2, "fast")
 
 
+@pytest.mark.tensorflow
+def test_tables_of_times_alone_are_added_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        measure_latency,
+        "measure",
+        lambda paths, rounds: dict.fromkeys(paths, 2.0),
+    )
+    monkeypatch.setattr(
+        fliqs_keras, "export_ops", lambda *_: dict.fromkeys(["a", "b"])
+    )
+    table = write_table(tmp_path / "table.json", {"a": 1.0})
+    measure_latency.measure_ops(None, tmp_path, table, 2, "fast")
+    content = json.loads(table.read_text())
+    assert content["milliseconds"] == {"a": 1.0, "b": 2.0}
+    assert content["weight_storage"] == "fast"
+
+
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__]))
