@@ -17,6 +17,8 @@ __all__ = ["read_search_log"]
 Record = Mapping[str, Any]
 
 _FILE = "search.jsonl"
+# What `tf.summary` names its files.
+_EVENTS = "events.out.tfevents.*.v2"
 # Of a record, what is one number a step.
 _SCALARS = ("loss", "cost", "entropy", "reward", "baseline")
 
@@ -36,12 +38,16 @@ class SearchLog:
 
     Args:
         folder: The folder; it is made. An earlier `search.jsonl` in it is
-            replaced.
+            replaced, and so are the event files beside it.
     """
 
     def __init__(self, folder: str | os.PathLike):
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / _FILE).exists():
+            # TensorBoard would show both runs as one.
+            for path in folder.glob(_EVENTS):
+                path.unlink()
         # A line at a time, so that a reader of a running search sees whole
         # lines.
         self._file = (folder / _FILE).open("w", buffering=1)

@@ -64,6 +64,22 @@ def test_fixed_formats_are_logged(tmp_path):
         assert record["phase"] == "settled" and record["formats"] == formats
 
 
+@pytest.mark.parametrize("is_log", [True, False])
+def test_an_earlier_log_is_replaced(is_log, tmp_path):
+    if is_log:
+        (tmp_path / "search.jsonl").write_text("{}\n")
+    others = ["events.out.tfevents.1.of_others", "train/events.out.1.v2"]
+    (tmp_path / "train").mkdir()
+    for name in ["events.out.tfevents.1.host.2.3.v2", *others]:
+        (tmp_path / name).write_text("")
+    search_logs.SearchLog(tmp_path).close()
+    assert (tmp_path / "search.jsonl").read_text() == ""
+    assert all((tmp_path / name).exists() for name in others)
+    earlier = tmp_path / "events.out.tfevents.1.host.2.3.v2"
+    # Without a log they are not of one.
+    assert earlier.exists() != is_log
+
+
 def test_losses_are_those_of_each_batch(tmp_path):
     x, y = examples()
     x, y = x[:20], y[:20]
