@@ -107,6 +107,25 @@ def test_fp32_stays_float(float_path):
     assert (types["stem"], types["head"]) == ("FLOAT32", "INT8")
 
 
+def test_names_that_keras_gives_are_told_apart(tmp_path):
+    keras.utils.clear_session()
+    inputs = keras.Input((32,))
+    chain = [layers.Dense(units) for units in (40, 48, 56, 64)]
+    model = keras.Sequential([inputs, *chain])
+    path = tmp_path / "model.tflite"
+    model.export(str(path), format="litert", verbose=False)
+    # "dense" stays in float.
+    names = {layer.name: "INT4" for layer in chain[1::2]}
+    graph = quantize(str(path), fliqs_keras.to_ai_edge_quantizer_recipe(names))
+    types = {
+        graph.shape(tensor)[0]: graph.type_name(tensor)
+        for op in graph.ops
+        for tensor in op.inputs
+        if graph.is_constant(tensor) and len(graph.shape(tensor)) == 2
+    }
+    assert types == {40: "FLOAT32", 48: "INT4", 56: "FLOAT32", 64: "INT4"}
+
+
 @pytest.mark.parametrize("name", ["E4M3", "INT9", "BF16"])
 def test_formats_it_lacks_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} for 'conv'"):

@@ -64,8 +64,9 @@ def to_ai_edge_quantizer_recipe(
     recipe = []
     for position, (path, number_format) in enumerate(formats.items()):
         rule = _rule(path, number_format, activation_bits)
-        # The converter may number a layer's name.
-        names = [rf"(^|[/;]){re.escape(path)}(_\d+)?([/;]|$)"]
+        # The converter numbers the names of layers. Without the number,
+        # "dense_1" would be the tensor of "dense".
+        names = [rf"(^|[/;]){re.escape(path)}_\d+([/;]|$)"]
         if position == len(formats) - 1:
             names.append(_OUTPUT_NAME)
         recipe.append({"regex": "|".join(names), "operation": "*", **rule})
