@@ -12,9 +12,10 @@ from keras import layers
 
 from fliqs_keras.export import running
 from fliqs_keras.export.converter import convert
+from fliqs_keras.export.differences import OutputDifference, distance
 from fliqs_keras.export.running import run_tflite
 from fliqs_keras.export.signature import flatten_outputs, input_specs
-from fliqs_keras.export.verification import OutputDifference, verify_export
+from fliqs_keras.export.verification import verify_export
 from fliqs_keras.quantized_layers import CallHook
 
 
@@ -108,6 +109,38 @@ def test_what_is_no_number_never_agrees(tmp_path):
     report = verify_export(model, path, X, tolerance=1e6)
     assert report.runs["xnnpack"][0].mean == np.inf
     assert not report.agrees
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["last", "first"])
+def test_examples_that_are_wrong_are_found_wherever_they_stand(
+    is_reversed, tmp_path
+):
+    ids = keras.Input((1,), name="ids", dtype="int32")
+    model = keras.Model(ids, layers.Embedding(20, 4, "uniform")(ids))
+    path = write(model, tmp_path / "model.tflite")
+    table = model.layers[1].embeddings
+    table.assign(table.numpy() * np.where(np.arange(20) < 10, 1, -1)[:, None])
+    x = np.arange(20, dtype="int32")[:, None]
+    report = verify_export(model, path, x[::-1] if is_reversed else x)
+    assert not report.agrees
+
+
+# The float32 before 250,000 is 1/64 below.
+@pytest.mark.parametrize(
+    "actual, expected, difference",
+    [
+        (250000 - 1 / 64, 250000, 0),
+        (250000 - 1, 250000, 1),
+        (1e-7, 0, 1e-7),
+        (-np.inf, -np.inf, 0),
+        (1, np.inf, np.inf),
+        (np.nan, 1, np.inf),
+    ],
+    ids=["last_bit", "more", "at_zero", "infinite", "finite", "no_number"],
+)
+def test_distances_worked_by_hand(actual, expected, difference):
+    found, _ = distance(np.array([actual]), np.array([expected], "float64"))
+    assert found.tolist() == [difference]
 
 
 def batches_with_labels(inputs):

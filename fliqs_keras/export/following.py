@@ -20,7 +20,8 @@ from fliqs_keras.quantizers import SwitchableQuantizer
 
 __all__ = ["ObservedFile", "follow"]
 
-_EXAMPLES = 8
+# How many examples are run.
+EXAMPLES = 8
 # A part of the range below which two tensors are one. A code of INT16 is more.
 _SAME = 1e-6
 # What a root mean square counts for, beside a mean: integer kernels change
@@ -60,7 +61,8 @@ def follow(
     Args:
         file: The file.
         run_keras: Runs the model on a batch; returns its outputs by name.
-        inputs: Examples as the model takes them, of which a few are run.
+        inputs: Examples as the model takes them, of which a few are run, the
+            first `EXAMPLES`.
         names: Names of the inputs in the file, in the order of `inputs`.
 
     Returns:
@@ -72,7 +74,7 @@ def follow(
         none.
     """
     size = file.batch_size
-    count = min(len(keras.tree.flatten(inputs)[0]), _EXAMPLES)
+    count = min(len(keras.tree.flatten(inputs)[0]), EXAMPLES)
     excess: dict[str, list[tuple[float, float]]] = {}
     pairs = []
     for start in range(0, count, size):

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from fliqs_keras.export.following import ObservedFile, follow
+from fliqs_keras.export.differences import (
+    OutputDifference,
+    Outputs,
+    compare,
+    distance,
+)
+from fliqs_keras.export.following import EXAMPLES, ObservedFile, follow
 from fliqs_keras.export.observing import observe_tflite
 from fliqs_keras.export.onnx.observing import observe_onnx
 from fliqs_keras.export.onnx.running import run_onnx
@@ -28,33 +34,8 @@ __all__ = [
     "verify_export",
 ]
 
-Outputs = Mapping[str, np.ndarray]
-
 _TOLERANCE = 1e-3
 _SHOWN = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputDifference:
-    """How far one output is from that of the Keras model.
-
-    Args:
-        output: Name of the output.
-        argmax_agreement: Part of the positions at which the largest element
-            along the last axis is the same one; `None` if the last axis has
-            one element.
-        largest: Largest difference, as a part of the range of the output.
-        mean: Mean difference, as a part of the range of the output.
-        rms: Root mean square of the difference, as a part of that of the
-            output around its mean. Of an output that is nearly zero but for
-            some classes, the mean difference tells little.
-    """
-
-    output: str
-    argmax_agreement: float | None
-    largest: float
-    mean: float
-    rms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +155,9 @@ def verify_export(
     A LiteRT file runs with and without the default delegate (XNNPACK), an
     ONNX file with and without the optimizations of onnxruntime, and the Keras
     model op by op; in float32, as the file does, also if it is of mixed
-    precision. Where the outputs differ by more than the tolerance, the first
-    few examples are compared from one quantizer to the next, too: a last bit
-    of a sum may turn a code, and all that follows.
+    precision. Where the outputs differ by more than the tolerance, the few
+    examples that differ most are compared from one quantizer to the next, too:
+    a last bit of a sum may turn a code, and all that follows.
 
     Args:
         model: The model that was exported.
@@ -220,9 +201,10 @@ def verify_export(
             outputs = way.run(path, fed, batch_size)
             if not isinstance(outputs, Mapping):
                 outputs = {next(iter(expected)): outputs}
-            runs[name] = _compare(outputs, expected)
+            runs[name] = compare(outputs, expected)
             if not _within(runs[name], tolerance):
-                layerwise[name] = _follow(model, way.observe(path), inputs, fed)
+                worst = _take_worst(inputs, outputs, expected)
+                layerwise[name] = _follow(model, way.observe(path), worst, fed)
     return VerificationReport(
         len(next(iter(fed.values()))), tolerance, runs, layerwise
     )
@@ -252,6 +234,20 @@ def _ways_to_run(path: str | os.PathLike) -> dict[str, _Way]:
     }
 
 
+def _take_worst(inputs: Any, actual: Outputs, expected: Outputs) -> Any:
+    """Returns the examples whose outputs differ most, a few."""
+    count = len(keras.tree.flatten(inputs)[0])
+    worst = np.zeros(count)
+    for name, y in expected.items():
+        difference, unit = distance(actual[name], y)
+        # Of outputs without examples, all of them may be to blame.
+        if len(difference) == count:
+            largest = difference.reshape(count, -1).max(axis=1, initial=0)
+            worst = np.maximum(worst, largest / unit)
+    first = np.sort(np.argsort(-worst, kind="stable")[:EXAMPLES])
+    return keras.tree.map_structure(lambda x: x[first], inputs)
+
+
 def _follow(
     model: keras.Model, file: ObservedFile, inputs: Any, names: Sequence[str]
 ) -> LayerwiseDifference:
@@ -261,7 +257,7 @@ def _follow(
     actual, expected, quantizers = follow(file, run_keras, inputs, list(names))
     if len(actual) == 1:
         actual = dict(zip(expected, actual.values(), strict=True))
-    return LayerwiseDifference(_compare(actual, expected), quantizers)
+    return LayerwiseDifference(compare(actual, expected), quantizers)
 
 
 def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
@@ -334,41 +330,3 @@ def _run_keras(
         )
         for name in batches[0]
     }
-
-
-def _compare(
-    actual: Outputs, expected: Outputs
-) -> tuple[OutputDifference, ...]:
-    shapes = {name: y.shape for name, y in expected.items()}
-    actual_shapes = {name: y.shape for name, y in actual.items()}
-    if actual_shapes != shapes:
-        raise ValueError(
-            f"Expected a file of the model's outputs, {shapes}. Received: one "
-            f"that returns {actual_shapes}"
-        )
-    return tuple(
-        _difference(name, actual[name], expected[name]) for name in expected
-    )
-
-
-def _difference(
-    name: str, actual: np.ndarray, expected: np.ndarray
-) -> OutputDifference:
-    agreement = None
-    if expected.ndim > 1 and expected.shape[-1] > 1:
-        agreement = float(np.mean(actual.argmax(-1) == expected.argmax(-1)))
-    actual, expected = actual.astype("f8"), expected.astype("f8")
-    finite = expected[np.isfinite(expected)]
-    output_range = (np.ptp(finite) if finite.size else 0.0) or 1.0
-    spread = (np.std(finite) if finite.size else 0.0) or output_range
-    # Equal infinities agree; what is not a number agrees with nothing.
-    with np.errstate(invalid="ignore"):
-        difference = np.where(actual == expected, 0, np.abs(actual - expected))
-    difference[np.isnan(difference)] = np.inf
-    return OutputDifference(
-        name,
-        agreement,
-        largest=float(difference.max() / output_range),
-        mean=float(difference.mean() / output_range),
-        rms=float(np.sqrt(np.mean(difference**2)) / spread),
-    )
