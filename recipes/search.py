@@ -33,6 +33,9 @@ from recipes import (
 _FORMATS = flags.DEFINE_list(
     "formats", ["INT4", "INT8"], "Formats that each layer may take."
 )
+flags.register_validator(
+    "formats", bool, "Expected formats, two or more. Received: none."
+)
 _TARGET_FORMAT = flags.DEFINE_string(
     "target_format",
     None,

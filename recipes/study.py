@@ -75,6 +75,7 @@ for _name, _choices in (
     ("networks", models.MODELS),
     ("spaces", SPACES),
     ("methods", (*METHODS, *ABLATIONS)),
+    ("uniform_formats", _UNIFORM.default),
 ):
     flags.register_validator(
         _name,
@@ -277,12 +278,7 @@ def main(_):
     if _TABLE_ONLY.value:
         print(study_table.render(ResultLines(path).results))
         return
-    study = Study(
-        data.in_memory(dataset_flags.settings()),
-        {**dataset_flags.which(), **training_flags.settings()},
-        path,
-    )
-    study.complete(
+    runs = list(
         list_runs(
             _NETWORKS.value,
             _SPACES.value,
@@ -292,6 +288,21 @@ def main(_):
             _START.value,
         )
     )
+    if not runs:
+        raise ValueError(
+            "Expected flags that leave runs to do, uniform formats of "
+            "integers with --spaces=wide. Received: --networks="
+            f"{','.join(_NETWORKS.value)} --spaces={','.join(_SPACES.value)} "
+            f"--methods={','.join(_METHODS.value)} --seeds="
+            f"{','.join(_SEEDS.value)} --uniform_formats="
+            f"{','.join(_UNIFORM.value)}"
+        )
+    study = Study(
+        data.in_memory(dataset_flags.settings()),
+        {**dataset_flags.which(), **training_flags.settings()},
+        path,
+    )
+    study.complete(runs)
     print(study_table.render(study.results))
 
 
