@@ -83,6 +83,91 @@ def test_every_kind_of_layer(
     assert ("QuantizeLinear" in kinds) == name.startswith("INT")
 
 
+def run_by_default(path, x):
+    """Runs a file as who knows nothing of this library does."""
+    session = onnxruntime.InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def assert_same(actual, expected, tolerance=1e-5):
+    # Else all outputs would be one, of a bias alone.
+    assert np.std(expected, axis=0).max() > 1e-3
+    atol = tolerance * np.ptp(expected)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+def with_large_biases(*stack):
+    """Layers whose biases are no multiples of a step of the sum."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input(X.shape[1:]), *stack])
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.name in ("bias", "beta"):
+            weight.assign(rng.normal(size=weight.shape))
+    return model
+
+
+STACKS = {
+    "dense": lambda: [
+        layers.Flatten(),
+        layers.Dense(12, activation="relu"),
+        layers.Dense(8),
+        layers.Dense(4),
+    ],
+    "convolution": lambda: [
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.DepthwiseConv2D(3),
+        layers.Conv2D(8, 1, groups=2),
+        layers.Conv2DTranspose(1, 3),
+        layers.Conv2D(4, 3),
+    ],
+    "batch_normalization": lambda: [
+        layers.Conv2D(8, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.DepthwiseConv2D(3),
+        layers.BatchNormalization(),
+        layers.Conv2D(4, 3),
+    ],
+}
+
+
+# onnxruntime would round biases to steps of the sum, which are coarse.
+@pytest.mark.parametrize("name", ["INT2", "INT3", "INT4"])
+@pytest.mark.parametrize("kind", STACKS)
+def test_biases_are_kept(kind, name, tmp_path):
+    model = quantized(with_large_biases(*STACKS[kind]()), name)
+    path = tmp_path / "model.onnx"
+    fliqs_keras.export_onnx(model, path)
+    assert_same(run_by_default(path, X), np.asarray(model(X)))
+
+
+# onnxruntime would round float32 weights to INT8, and all their biases.
+@pytest.mark.parametrize("kind", STACKS)
+def test_weights_in_float_are_kept(kind, tmp_path):
+    model = fliqs_keras.apply(
+        with_large_biases(*STACKS[kind]()), "FP16", every_tensor="INT8"
+    )
+    fliqs_keras.calibrate(model, X)
+    path = tmp_path / "model.onnx"
+    fliqs_keras.export_onnx(model, path)
+    assert_same(run_by_default(path, X), np.asarray(model(X)))
+
+
+def test_biases_before_an_input_of_more_bits(tmp_path):
+    sizes = {"a": 32, "b": 16, "c": 2}
+    stack = [layers.Dense(size, name=name) for name, size in sizes.items()]
+    model = with_large_biases(layers.Flatten(), *stack)
+    model = quantized(model, {"a": "INT4", "b": "INT4", "c": "INT8"})
+    report = fliqs_keras.export_onnx(
+        model, tmp_path / "model.onnx", verify_data=X
+    )
+    for (row,) in report.verification.runs.values():
+        assert row.largest < 1e-6
+
+
 def test_weights_take_the_bytes_of_their_codes(float_model, tmp_path):
     path = tmp_path / "model.onnx"
     report = fliqs_keras.export_onnx(quantized(float_model, "INT4"), path)
@@ -202,18 +287,20 @@ def test_floats_round_as_in_ml_dtypes(name):
     )
 
 
-# Of small scales, onnxruntime takes a Clip for one that changes nothing.
+# Of small scales, onnxruntime would take a Clip for one that changes nothing.
 @pytest.mark.parametrize("scale", [2.0**-2, 2.0**-23, 2.0**-40], ids=str)
 @pytest.mark.parametrize("name", ["INT4", "INT8", "INT16"])
 def test_integers_round_half_to_even_and_saturate(name, scale):
     number_format = parse_format(name)
     limit, scale = number_format.max_code, np.float32(scale)
-    x = np.float32([0.5, 1.5, -2.5, limit, limit + 3, -limit - 3]) * scale
+    x = [0.5, 1.5, -2.5, limit, limit + 3, -limit - 3, np.inf, -np.inf]
+    x = np.float32(x) * scale
     writer = NodeWriter("test")
     # It does so only behind another op.
     negative = writer.node("Neg", "x")
     y = quantize(writer, negative, ActivationSpec(number_format, scale))
-    expected = np.float32([0, 2, -2, limit, limit, -limit]) * scale
+    expected = [0, 2, -2, limit, limit, -limit, limit, -limit]
+    expected = np.float32(expected) * scale
     np.testing.assert_array_equal(run_nodes(writer, y, x=-x), expected)
 
 

@@ -25,10 +25,6 @@ _CASTS = {
     parse_format("E5M2"): "FLOAT8E5M2",
 }
 _FLOAT32_MAX_EXPONENT = 127
-# onnxruntime drops a Clip that ends within 1.2e-7 of what QuantizeLinear holds,
-# and with it codes that are out of range, and the only op between weights of
-# INT2 and an output in 8 bits, which it has no kernel for.
-_SMALLEST_CLIPPED_SCALE = 2.0**-20
 
 
 def quantize(
@@ -47,16 +43,7 @@ def quantize(
     number_format = activation.format
     scale = np.float32(activation.scale)
     if number_format.is_integer:
-        # Ranges are narrow: the lowest value of an integer type is no code.
-        limit = scale * np.float32(number_format.max_code)
-        if scale > _SMALLEST_CLIPPED_SCALE:
-            x = _clip(writer, x, limit)
-        else:
-            x = writer.node("Min", writer.node("Max", x, -limit), limit)
-        # Unsigned, because onnxruntime computes on no signed inputs; it
-        # fails where it has to rewrite them.
-        zero = np.uint8(128) if number_format.bits <= 8 else np.int16(0)
-        return _quantize_linear(writer, x, scale, zero)
+        return _quantize_integer(writer, x, scale, int(number_format.max_code))
     if scale != 1:
         x = writer.node("Div", x, scale)
     if number_format in _CASTS:
@@ -71,9 +58,18 @@ def _clip(writer: NodeWriter, x: str, limit: float) -> str:
     return writer.node("Clip", x, np.float32(-limit), np.float32(limit))
 
 
-def _quantize_linear(
-    writer: NodeWriter, x: str, scale: np.float32, zero_point: np.generic
+def _quantize_integer(
+    writer: NodeWriter, x: str, scale: np.float32, max_code: int
 ) -> str:
+    # Unsigned, because onnxruntime computes on no signed inputs; it fails
+    # where it has to rewrite them.
+    dtype = np.uint8 if max_code < 2**7 else np.int16
+    # The lowest code is the lowest value of the type, which saturates there.
+    # The highest needs a Min. Behind a Clip, or nothing, onnxruntime would
+    # quantize what the op before has in float32: biases to steps of the sum,
+    # which few bits make coarse, and weights to INT8.
+    x = writer.node("Min", x, scale * np.float32(max_code))
+    zero_point = dtype(np.iinfo(dtype).min + max_code)
     # The zero point says which type it is.
     parameters = writer.constant(scale), writer.constant(zero_point)
     codes = writer.node("QuantizeLinear", x, *parameters)
