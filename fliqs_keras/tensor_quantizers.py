@@ -30,7 +30,8 @@ _LINEAR = (
     layers.SeparableConv1D,
     layers.SeparableConv2D,
 )
-# Their outputs are values of their inputs, or zeros.
+# Their outputs are values of their inputs, or zeros, and the exporter moves
+# codes through them.
 _MOVING = (
     layers.ActivityRegularization,
     layers.Cropping1D,
@@ -38,15 +39,11 @@ _MOVING = (
     layers.Cropping3D,
     layers.Dropout,
     layers.Flatten,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
     layers.Identity,
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.MaxPooling3D,
     layers.Permute,
-    layers.RepeatVector,
     layers.Reshape,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,

@@ -67,6 +67,29 @@ def test_bounds_of_the_model_stay(bound, every_tensor, tmp_path):
     np.testing.assert_allclose(actual, expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (layers.GlobalMaxPooling1D(), (6, 3)),
+        (layers.GlobalMaxPooling2D(), (4, 4, 3)),
+        (layers.RepeatVector(2), (8,)),
+    ],
+    ids=["maximum_1d", "maximum_2d", "repeat"],
+)
+def test_layers_behind_other_moves_compute_in_integers(layer, shape, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape)
+    outputs = layers.Dense(3)(layer(layers.Dense(4)(inputs)))
+    data = rows(shape=shape)
+    model = quantized(inputs, outputs, data, every_tensor="INT8")
+    path = tmp_path / "model.tflite"
+    report = fliqs_keras.export_tflite(
+        model, path, mode="integer", integer_io=True, verify_data=data
+    )
+    assert [layer.kernel for layer in report.layers] == ["integer"] * 2
+    assert report.verification.agrees
+
+
 @pytest.mark.parametrize("number_format", ["INT4", "INT8"])
 def test_codes_of_inputs_saturate(number_format, tmp_path):
     keras.utils.set_random_seed(0)
