@@ -143,8 +143,8 @@ def test_distances_worked_by_hand(actual, expected, difference):
     assert found.tolist() == [difference]
 
 
-def batches_with_labels(inputs):
-    dataset = tf.data.Dataset.from_tensor_slices((inputs, np.zeros(5)))
+def batches_with_labels(inputs, count=5):
+    dataset = tf.data.Dataset.from_tensor_slices((inputs, np.zeros(count)))
     return dataset.batch(2)
 
 
@@ -164,14 +164,24 @@ def test_several_inputs_and_outputs(as_data, batch_size, tmp_path):
     assert all(row.largest < 1e-6 for row in rows)
 
 
-def test_a_list_of_inputs_and_of_outputs(tmp_path):
+@pytest.mark.parametrize(
+    "as_data",
+    [
+        list,
+        tuple,
+        lambda parts: dict(zip("ab", parts, strict=True)),
+        lambda parts: batches_with_labels(tuple(parts), len(parts[0])),
+    ],
+    ids=["list", "tuple", "names", "dataset"],
+)
+def test_a_list_of_inputs_and_of_outputs(as_data, tmp_path):
     a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
     outputs = [layers.Subtract()([a, b]), layers.Dense(2)(a)]
     model = keras.Model([a, b], outputs)
     path = write(model, tmp_path / "model.tflite")
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 4, 3)).astype("float32")
-    assert verify_export(model, path, [x, y]).agrees
+    assert verify_export(model, path, as_data([x, y])).agrees
     got = run_tflite(path, {"a": x, "b": y})
     np.testing.assert_array_equal(got["output_0"], x - y)
 
@@ -201,6 +211,14 @@ def test_subclassed_model(tmp_path):
     model(X)
     path = write(model, tmp_path / "model.tflite")
     assert verify_export(model, path, X).agrees
+
+
+def test_other_inputs_are_refused(tmp_path):
+    model = forked_model()
+    path = write(model, tmp_path / "model.tflite")
+    data = {"image": forked_inputs()["image"]}
+    with pytest.raises(ValueError, match="structure that the model takes"):
+        verify_export(model, path, data)
 
 
 def test_fixed_batch_size(tmp_path):

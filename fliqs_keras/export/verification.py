@@ -192,7 +192,7 @@ def verify_export(
             f"{keras.backend.backend()!r}. Load the model under "
             "KERAS_BACKEND=tensorflow"
         )
-    specs, inputs = _gather(model, data)
+    specs, inputs = gather_inputs(model, data)
     fed = flatten_inputs(specs, inputs)
     runs, layerwise = {}, {}
     with in_float32(model):
@@ -260,8 +260,12 @@ def _follow(
     return LayerwiseDifference(compare(actual, expected), quantizers)
 
 
-def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
-    """The specs of the inputs, and their values in that structure."""
+def gather_inputs(model: keras.Model, data: Any) -> tuple[Any, Any]:
+    """Returns the specs of a model's inputs, and data in that structure.
+
+    Raises:
+        ValueError: If the data is empty or does not fit the model.
+    """
     try:
         specs = input_specs(model)
     except ValueError:
@@ -275,7 +279,13 @@ def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
                 "Expected data of at least one batch. Received: none"
             )
         for batch in batches:
-            keras.tree.assert_same_structure(batch, specs)
+            if not _has_structure(batch, specs):
+                raise ValueError(
+                    "Expected inputs, or batches of them, in the structure "
+                    "that the model takes: "
+                    f"{keras.tree.map_structure(str, specs)}. Received: "
+                    f"{type(data).__name__} of {type(batch).__name__}"
+                )
         data = keras.tree.map_structure(
             lambda *parts: np.concatenate([np.asarray(p) for p in parts]),
             *batches,
@@ -293,11 +303,24 @@ def _gather(model: keras.Model, data: Any) -> tuple[Any, Any]:
 
 
 def _in_structure(data: Any, specs: Any) -> Any:
-    """Returns an array for a single input as the model wraps it."""
-    # Keras takes it so, too: of a model made of a list of one input.
-    if hasattr(data, "shape") and len(keras.tree.flatten(specs)) == 1:
-        return keras.tree.pack_sequence_as(specs, [data])
-    return data
+    """Returns inputs as the model wraps them, of what else Keras takes.
+
+    That is an array for a list of one input, and a tuple, or a dictionary by
+    name, for a list of several.
+    """
+    leaves = keras.tree.flatten(specs)
+    if hasattr(data, "shape"):
+        parts = [data]
+    elif isinstance(data, Mapping) and isinstance(specs, list | tuple):
+        parts = [data.get(spec.name) for spec in leaves]
+    elif isinstance(data, list | tuple) and len(leaves) > 1:
+        parts = list(data)
+    else:
+        return data
+    is_whole = all(hasattr(part, "shape") for part in parts)
+    if len(parts) != len(leaves) or not is_whole:
+        return data
+    return keras.tree.pack_sequence_as(specs, parts)
 
 
 def _has_structure(data: Any, specs: Any) -> bool:

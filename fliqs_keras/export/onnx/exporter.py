@@ -17,7 +17,7 @@ from fliqs_keras.export.onnx.patcher import patch
 from fliqs_keras.export.report import ExportReport
 from fliqs_keras.export.signature import input_specs
 from fliqs_keras.export.snapshot import Snapshot
-from fliqs_keras.export.verification import verify_export
+from fliqs_keras.export.verification import gather_inputs, verify_export
 from fliqs_keras.files import write_atomically
 from fliqs_keras.quantized_layers import quantized_layers
 
@@ -76,6 +76,8 @@ def export_onnx(
     layers = quantized_layers(model)
     check_calibrated(model, layers)
     log_sizes(model)
+    if verify_data is not None:
+        _, verify_data = gather_inputs(model, verify_data)
     snapshot = Snapshot(layers, mark)
     converted = convert(model, input_specs(model, input_signature), snapshot)
     rows = patch(converted, snapshot.specs())
