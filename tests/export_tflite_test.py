@@ -277,6 +277,22 @@ def test_sequences_of_open_length(path):
     assert not [x for x in model.layers if getattr(x, "unroll", False)]
 
 
+def test_codes_before_several_normalizations_count_once(path):
+    keras.utils.set_random_seed(0)
+    conv = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")
+    norms = [layers.BatchNormalization() for _ in range(2)]
+    x = inputs = keras.Input((4, 4, 4))
+    for norm in norms:
+        x = layers.ReLU()(norm(conv(x)))
+    norms[0].gamma.assign([1.0, 2.0, 3.0, 4.0])
+    norms[1].gamma.assign([4.0, 1.0, 2.0, 3.0])
+    space = fliqs_keras.SearchSpace("INT8", activations=None)
+    model = fliqs_keras.apply(keras.Model(inputs, x), space)
+    report = fliqs_keras.export_tflite(model, path)
+    assert report.weight_bytes == report.ideal_bytes == 3 * 3 * 4 * 4
+    assert [row.reason for row in report.layers] == [""]
+
+
 def test_nested_and_shared_layers_of_several_inputs(path):
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     tower = keras.Sequential(

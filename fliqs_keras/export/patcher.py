@@ -1,6 +1,7 @@
 """From a converted float model with markers to a quantized one."""
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
@@ -19,6 +20,8 @@ from fliqs_keras.export.weights import find_lookups, replace_constant
 from fliqs_keras.formats import parse_format
 
 __all__ = ["LayerResult", "patch"]
+
+_SHARED = "shares another weight's constant"
 
 
 def patch(
@@ -74,6 +77,7 @@ def patch(
     model = read_model(buffer)
     traces = collections.defaultdict(list)
     placements = collections.defaultdict(list)
+    counted: dict[bytes, WeightSpec] = {}
     for subgraph in model.subgraphs:
         graph = Graph(model, subgraph)
         markers = _find_markers(graph, layers)
@@ -83,7 +87,12 @@ def patch(
             trace = tracer.trace(marker, layers[path].weights)
             traces[path].append(trace)
             uses += trace.uses
-        stored = _store_weights(graph, uses, weight_storage, mode)
+        stored = [
+            (weight, _count_once(model, subgraph, weight, placement, counted))
+            for weight, placement in _store_weights(
+                graph, uses, weight_storage, mode
+            )
+        ]
         _replace_markers(graph, markers, layers, simulate_floats, mode)
         reasons = None
         if mode == "integer":
@@ -202,10 +211,32 @@ def _store_weights(
                 and storage.tensor_type == "FLOAT16",
             )
         placements.append((first, _placement(first, storage, codes, note)))
-        note = "shares another weight's constant"
-        shared = Placement(storage, 0, codes, note)
+        shared = Placement(storage, 0, codes, _SHARED)
         placements += [(weight, shared) for weight in list(matches)[1:]]
     return placements
+
+
+def _count_once(
+    model: schema.ModelT,
+    subgraph: schema.SubGraphT,
+    weight: WeightSpec,
+    placement: Placement,
+    counted: dict[bytes, WeightSpec],
+) -> Placement:
+    """Returns the placement without the bytes of codes that were counted.
+
+    The file holds equal codes once, whatever their scales: those of a layer
+    that is used twice, before one normalization and another.
+    """
+    if placement.codes is None or not placement.bytes:
+        return placement
+    buffer = subgraph.tensors[placement.codes].buffer
+    content = bytes(model.buffers[buffer].data)
+    if content not in counted:
+        counted[content] = weight
+        return placement
+    note = placement.note if counted[content] is weight else _SHARED
+    return dataclasses.replace(placement, bytes=0, note=note)
 
 
 def _placement(
