@@ -13,9 +13,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs the `main` of a recipe; does not return.
 
     A wrong flag ends the process with exit code 2, and a setting that turns
-    out wrong later (a `ValueError`, `ImportError` or `OSError`) with exit code
-    1. The one line that is printed says what to do. `--v=1` logs where the
-    error was raised.
+    out wrong later (a `ValueError`, `ImportError` or `OSError`, or a
+    `RuntimeError`, of a refused export) with exit code 1. The one line that is
+    printed says what to do. `--v=1` logs where the error was raised.
 
     `--help` lists all flags that the recipe takes, also those that it shares
     with others.
@@ -69,12 +69,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         main(argv)
+    except ConnectionError as error:
+        _end(str(error))
     except OSError as error:
         _end(
             "Expected paths that can be read and written. Received: "
             f"{error}. Choose another path"
         )
     except (ImportError, ValueError, app.UsageError) as error:
+        _end(str(error))
+    except RuntimeError as error:
+        # Those derived from it are faults of the program.
+        if type(error) is not RuntimeError:
+            raise
         _end(str(error))
 
 

@@ -166,13 +166,37 @@ def test_a_run_that_could_not_begin_leaves_its_folder_free(call, tmp_path):
     assert code == 1 and "Choose another --workdir" in captured.err
 
 
-def test_faults_of_the_program_keep_their_trace(monkeypatch):
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ConnectionError("no cluster"), "no cluster\n"),
+        (RuntimeError("Expected a file\nthat"), "Expected a file that\n"),
+        (FileNotFoundError("a_file"), "Choose another path\n"),
+    ],
+)
+def test_what_ends_a_run_is_said_in_one_line(
+    error, message, monkeypatch, capsys
+):
     monkeypatch.setattr(sys, "argv", ["recipe.py"])
 
     def main(argv):
-        raise ZeroDivisionError
+        raise error
 
-    with flagsaver.flagsaver(), pytest.raises(ZeroDivisionError):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
+        command_line.run(main)
+    captured = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert captured.endswith(message) and captured.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, RecursionError])
+def test_faults_of_the_program_keep_their_trace(error, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipe.py"])
+
+    def main(argv):
+        raise error
+
+    with flagsaver.flagsaver(), pytest.raises(error):
         command_line.run(main)
 
 
