@@ -22,7 +22,10 @@ _MODE = flags.DEFINE_enum(
     "mode", "dequantize", ["dequantize", "integer"], "As for export_tflite."
 )
 _INTEGER_IO = flags.DEFINE_bool(
-    "integer_io", False, "Whether the file takes and returns 8-bit integers."
+    "integer_io",
+    False,
+    "Whether the file takes and returns 8-bit integers; of what "
+    "--every_tensor=INT8 trained.",
 )
 _STORAGE = flags.DEFINE_enum(
     "storage", "compact", ["compact", "fast"], "Storage of weights."

@@ -25,6 +25,7 @@ from recipes import (
     model_flags,
     models,
     preset_flags,
+    tensor_flags,
     training,
     training_flags,
     workdir_flags,
@@ -77,7 +78,11 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         dataset.num_classes,
         config.get("pretrained", False),
     )
-    quantized = fliqs_keras.apply(float_model, config["formats"])
+    quantized = fliqs_keras.apply(
+        float_model,
+        config["formats"],
+        every_tensor=config.get("every_tensor"),
+    )
     examples = dataset.examples()
     search = fliqs_keras.FormatSearch(
         (config["target_format"], config["target_factor"]),
@@ -167,6 +172,7 @@ def settings() -> dict[str, Any]:
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "formats": _FORMATS.value,
+        "every_tensor": tensor_flags.EVERY_TENSOR.value,
         "target_format": _TARGET_FORMAT.value or _FORMATS.value[0],
         "target_factor": _TARGET_FACTOR.value,
         "controller": _CONTROLLER.value,

@@ -24,6 +24,7 @@ from recipes import (
     model_flags,
     models,
     preset_flags,
+    tensor_flags,
     training,
     training_flags,
     workdir_flags,
@@ -51,6 +52,12 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         ValueError: If `workdir` holds a run of another configuration, or if
             a setting is wrong.
     """
+    every_tensor = config.get("every_tensor")
+    if every_tensor is not None and config["assignment"] is None:
+        raise ValueError(
+            "Expected --every_tensor with --assignment: else nothing is "
+            f"quantized. Received: --every_tensor={every_tensor} alone"
+        )
     training.claim(workdir, config)
     keras.utils.set_random_seed(config["seed"])
     dataset = data.from_config(config)
@@ -66,7 +73,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
         # Moving averages lag where there are few steps.
         fliqs_keras.recalibrate_batch_norm(model, dataset.examples()[0])
     else:
-        model = fliqs_keras.apply(model, _formats(config["assignment"]))
+        model = fliqs_keras.apply(
+            model, _formats(config["assignment"]), every_tensor=every_tensor
+        )
         assignment = fliqs_keras.FormatAssignment.from_model(model)
         fixed = fliqs_keras.FixedFormats(assignment, log_dir=workdir)
         training.fit(model, dataset, config, [fixed])
@@ -97,6 +106,7 @@ def main(_):
         "model": model_flags.MODEL.value,
         "pretrained": model_flags.PRETRAINED.value,
         "assignment": _ASSIGNMENT.value,
+        "every_tensor": tensor_flags.EVERY_TENSOR.value,
         **training_flags.settings(),
         "seed": model_flags.SEED.value,
     }

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import benchmarks
 import fliqs_keras
@@ -100,6 +101,16 @@ def test_figures(workdir, tmp_path):
     assert all("<svg" in path.read_text() for path in paths)
     with pytest.raises(ValueError, match="Expected model.keras in"):
         figures.run(tmp_path, "svg")
+
+
+@pytest.mark.slow
+def test_a_network_of_integer_tensors_is_exported_with_integer_ends(tmp_path):
+    config = {**CONFIG, "assignment": "INT8", "every_tensor": "INT8"}
+    train.run({**config, "epochs": 1, "batch_size": 512}, tmp_path)
+    options = {"mode": "integer", "integer_io": True}
+    export.run(tmp_path, data.load("digits"), **options)
+    (image,) = Interpreter(str(tmp_path / "model.tflite")).get_input_details()
+    assert image["dtype"] == np.int8
 
 
 def test_screenshots_need_a_report_and_a_browser(workdir, tmp_path):
