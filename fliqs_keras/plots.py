@@ -5,13 +5,20 @@ notebooks show. Matplotlib is imported by the functions, not by this module:
 `pip install "fliqs-keras[plots]"`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from fliqs_keras.clipping import measure_switching
+from fliqs_keras.figure_labels import (
+    add_legend,
+    by_bits,
+    colors_of,
+    is_format,
+    plain,
+)
 from fliqs_keras.formats import Format, parse_format
 from fliqs_keras.paper_results import PAPER_RESULTS
 from fliqs_keras.reports import ModelSummary, summary
@@ -60,20 +67,20 @@ def format_map(model: keras.Model | ModelSummary) -> Figure:
         "weights": [row.weight_format for row in rows],
         "activations": [row.activation_format for row in rows],
     }
-    names = [n for c in columns.values() for n in c if _is_format(n)]
-    colors = _colors(names)
+    names = [n for c in columns.values() for n in c if is_format(n)]
+    colors = colors_of(names)
     figure.set_size_inches(_WIDTH, 1.1 + _ROW * len(rows))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (title, formats) in zip(axes, columns.items(), strict=True):
         for position, name in enumerate(formats):
-            if _is_format(name):
+            if is_format(name):
                 bits = parse_format(name).bits
                 axis.barh(position, bits, color=colors[name])
         axis.set(title=title, xlabel="bits")
         axis.set_xticks([0, *{parse_format(n).bits for n in colors}])
-        axis.set_yticks(range(len(rows)), _plain(row.path for row in rows))
+        axis.set_yticks(range(len(rows)), plain(row.path for row in rows))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    _add_legend(figure, colors)
+    add_legend(figure, colors)
     return figure
 
 
@@ -99,7 +106,7 @@ def policy(records: Sequence[Record]) -> Figure:
             "probabilities"
         )
     layers = list(records[0]["probabilities"])
-    formats = _by_bits(
+    formats = by_bits(
         name for row in records[0]["probabilities"].values() for name in row
     )
     height = 0.9 + _ROW * len(layers)
@@ -116,7 +123,7 @@ def policy(records: Sequence[Record]) -> Figure:
         mesh = axis.pcolormesh(
             steps, rows, values, vmin=0, vmax=1, rasterized=True
         )
-        axis.set_yticks(rows, _plain(layers))
+        axis.set_yticks(rows, plain(layers))
         axis.invert_yaxis()
         axis.set_title(f"probability of {name}")
     axes[-1].set_xlabel("step")
@@ -222,12 +229,12 @@ def accuracy_against_cost(
         # At the right end of the axis, whatever the costs are.
         place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
         style = {"va": "bottom", "color": "0.5", "fontsize": 7}
-        (label,) = _plain([f"{name} "])
+        (label,) = plain([f"{name} "])
         axis.annotate(label, (1, accuracy), **place, **style)
     for name, points in ((n, sorted(p)) for n, p in series.items() if p):
         joined = _frontier(points) if frontiers else points
         costs, accuracies, *_ = zip(*joined, strict=True)
-        (label,) = _plain([name])
+        (label,) = plain([name])
         (line,) = axis.plot(costs, accuracies, "-", label=label, marker="o")
         costs, accuracies, *spreads = zip(*points, strict=True)
         axis.errorbar(
@@ -335,7 +342,7 @@ def sensitivities(
     layers = list(sensitivity)
     figure.set_size_inches(_WIDTH, 1.3 + _ROW * len(layers))
     axis = figure.subplots()
-    colors = _colors(n for row in sensitivity.values() for n in row)
+    colors = colors_of(n for row in sensitivity.values() for n in row)
     for name, color in colors.items():
         points = [
             (*sensitivity[layer][name], position)
@@ -344,13 +351,13 @@ def sensitivities(
         ]
         means, errors, rows = np.array(points).T
         axis.errorbar(means, rows, xerr=errors, fmt="o", color=color)
-    axis.set_yticks(range(len(layers)), _plain(layers))
+    axis.set_yticks(range(len(layers)), plain(layers))
     axis.set_ylim(len(layers) - 0.5, -0.5)
     # The widest format adds nothing: near zero the axis is linear.
     axis.set_xscale("symlog", linthresh=1e-4)
     axis.set_xlim(left=-5e-5)
     axis.set_xlabel("increase of the loss")
-    _add_legend(figure, colors)
+    add_legend(figure, colors)
     return figure
 
 
@@ -373,41 +380,3 @@ def _new_figure() -> Figure:
         ) from error
     # Not of pyplot, which keeps figures and chooses a window system.
     return figure.Figure(layout="constrained")
-
-
-def _plain(names: Iterable[str]) -> list[str]:
-    """Returns names in which dollars begin no formula."""
-    return [name.replace("$", r"\$") for name in names]
-
-
-def _is_format(name: str | None) -> bool:
-    """Returns whether it is one format; "float" is a quantizer that is off."""
-    return name is not None and name != "float" and "," not in name
-
-
-def _by_bits(names) -> list[str]:
-    # Sizes are written in digits, as JSON has keys.
-    return sorted(
-        {*names},
-        key=lambda name: (
-            name.isdigit(),
-            int(name) if name.isdigit() else parse_format(name).bits,
-            name,
-        ),
-    )
-
-
-def _colors(names) -> dict[str, Any]:
-    import matplotlib
-
-    names = _by_bits(names)
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(names)))
-    return dict(zip(names, shades, strict=True))
-
-
-def _add_legend(figure: Figure, colors: Mapping[str, Any]) -> None:
-    from matplotlib import patches
-
-    handles = [patches.Patch(color=c, label=n) for n, c in colors.items()]
-    columns = min(len(handles), 5) or 1
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
