@@ -220,23 +220,31 @@ def test_a_fixed_batch_size(float_model, tmp_path):
     assert len(fliqs_keras.run_onnx(path, data)) == 6
 
 
-def test_quantized_weights_alone(tmp_path):
-    x = keras.Input((16,), name="x")
+# onnxruntime would round the inputs of these dense layers to INT8.
+@pytest.mark.parametrize("name", ["INT2", "INT4", "INT8"])
+def test_quantized_weights_alone(name, tmp_path):
+    weights_alone = fliqs_keras.SwitchableQuantizeConfig(quantize_input=False)
     model = fliqs_keras.apply(
-        keras.Model(x, layers.Dense(8)(x)),
-        "INT8",
-        quantize_configs={
-            layers.Dense: fliqs_keras.SwitchableQuantizeConfig(
-                quantize_input=False
-            )
-        },
+        with_large_biases(*STACKS["dense"](), layers.Dense(1)),
+        name,
+        quantize_configs={layers.Dense: weights_alone},
     )
-    inputs = np.random.default_rng(0).normal(size=(9, 16)).astype("float32")
     path = tmp_path / "model.onnx"
-    report = fliqs_keras.export_onnx(model, path, verify_data=inputs)
+    report = fliqs_keras.export_onnx(model, path, verify_data=X)
     for (row,) in report.verification.runs.values():
         assert row.largest < 1e-6
+    assert_same(run_by_default(path, X), np.asarray(model(X)))
     assert report.layers[0].activation == ""
+
+
+# Keras makes all scales of a layer one where its kernel is of equal values.
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "ones"])
+def test_integer_weights_of_float_inputs(initializer, tmp_path):
+    dense = layers.Dense(4, kernel_initializer=initializer)
+    model = quantized(with_large_biases(layers.Flatten(), dense), "E2M1")
+    path = tmp_path / "model.onnx"
+    fliqs_keras.export_onnx(model, path)
+    assert_same(run_by_default(path, X), np.asarray(model(X)))
 
 
 def run_nodes(writer, output, **inputs):

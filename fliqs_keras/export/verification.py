@@ -66,8 +66,9 @@ class VerificationReport:
         tolerance: Difference up to which the file agrees.
         runs: The differences, an output each, of each way to run the file.
             LiteRT: `"xnnpack"`, with the default delegate, and `"builtin"`,
-            by the runtime's own kernels. ONNX: `"optimized"`, the graph
-            rewritten by the runtime, and `"plain"`, as it is in the file.
+            by the runtime's own kernels. ONNX: `"optimized"`, in a session of
+            default options, in which onnxruntime rewrites the graph, and
+            `"plain"`, as it is in the file.
         layerwise: For the runs whose outputs differ by more than the
             tolerance, the differences from one quantizer to the next.
     """

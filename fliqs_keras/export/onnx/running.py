@@ -8,13 +8,7 @@ import numpy as np
 from fliqs_keras.export.batches import run_in_batches
 from fliqs_keras.export.onnx.converter import require
 
-__all__ = ["EXACT_OPTIONS", "OnnxFile", "run_onnx"]
-
-EXACT_OPTIONS = {
-    # Where only the weights of a dense layer are quantized, its input would
-    # be rounded to 8 bits.
-    "session.qdq_matmulnbits_accuracy_level": "1",
-}
+__all__ = ["OnnxFile", "run_onnx"]
 
 
 def run_onnx(
@@ -26,8 +20,7 @@ def run_onnx(
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Runs an ONNX file on arrays, with onnxruntime on the CPU.
 
-    The session has the entries of `EXACT_OPTIONS`, without which onnxruntime
-    trades the right numbers for speed.
+    The session is one of default options, unless `optimize` is `False`.
 
     Args:
         path: The file.
@@ -67,8 +60,6 @@ class OnnxFile:
     def __init__(self, source: str | bytes, *, optimize: bool):
         runtime = require("onnxruntime")
         options = runtime.SessionOptions()
-        for key, value in EXACT_OPTIONS.items():
-            options.add_session_config_entry(key, value)
         if not optimize:
             options.graph_optimization_level = (
                 runtime.GraphOptimizationLevel.ORT_DISABLE_ALL

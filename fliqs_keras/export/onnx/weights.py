@@ -120,11 +120,15 @@ def decode(writer: NodeWriter, match: Match, storage: OnnxStorage) -> str:
     codes = writer.constant(storage.encode(match.codes))
     scale = (match.scale * np.float32(storage.unit)).astype(np.float32)
     if "FLOAT16" not in storage.tensor_type:
-        scale = scale[0] if scale.size == 1 else scale
+        # One for each channel, and the axis counted from the end: else
+        # onnxruntime multiplies dense weights by inputs rounded to 8 bits, if
+        # these are float32.
+        scale = np.broadcast_to(scale, match.codes.shape[match.axis])
+        axis = match.axis - match.codes.ndim
         # Needless where it is zero, but onnxruntime trips where it is missing.
         zero = np.full(scale.shape, storage.zero_point).astype(storage.dtype)
         inputs = [codes, writer.constant(scale), writer.constant(zero)]
-        return writer.node("DequantizeLinear", *inputs, axis=match.axis)
+        return writer.node("DequantizeLinear", *inputs, axis=axis)
     decoded = writer.cast(codes, "FLOAT")
     if np.all(scale == 1):
         return decoded
