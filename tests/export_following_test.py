@@ -198,16 +198,24 @@ def export_in_integers(model, path):
 
 EXPORTS = {
     "litert": (export_in_integers, {"xnnpack", "builtin"}),
-    "onnx": (fliqs_keras.export_onnx, {"optimized"}),
+    "onnx": (fliqs_keras.export_onnx, {"optimized", "plain"}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", EXPORTS)
-def test_outputs_far_apart_agree_layer_by_layer(
-    kind, deep_model, images, tmp_path
+def test_an_onnx_file_of_a_deep_model_agrees_as_a_whole(
+    deep_model, images, tmp_path
 ):
-    export, runs = EXPORTS[kind]
+    export, runs = EXPORTS["onnx"]
+    export(deep_model, tmp_path / "model")
+    report = fliqs_keras.verify_export(deep_model, tmp_path / "model", images)
+    assert set(report.runs) == runs and not report.layerwise
+    assert report.agrees, str(report)
+
+
+@pytest.mark.slow
+def test_outputs_far_apart_agree_layer_by_layer(deep_model, images, tmp_path):
+    export, runs = EXPORTS["litert"]
     export(deep_model, tmp_path / "model")
     report = fliqs_keras.verify_export(deep_model, tmp_path / "model", images)
     assert set(report.layerwise) == runs
@@ -273,6 +281,16 @@ def test_verdict(rows, followed, quantizers, agrees, position):
     report = VerificationReport(9, 1e-3, runs, layerwise)
     assert report.agrees == agrees
     assert ("DISAGREES" in str(report)) != agrees
+
+
+@pytest.mark.parametrize("excess, agrees", [(9e-6, True), (1.1e-5, False)])
+def test_verdict_where_quantizers_may_differ_less(excess, agrees):
+    layerwise = {"one": LayerwiseDifference((GOOD,), {"a": excess})}
+    report = VerificationReport(
+        9, 1e-3, {"one": [BAD]}, layerwise, quantizer_tolerance=1e-5
+    )
+    assert report.agrees == agrees
+    assert "1e-05 at a quantizer" in str(report)
 
 
 if __name__ == "__main__":

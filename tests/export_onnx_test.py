@@ -374,6 +374,26 @@ def test_a_file_that_disagrees_is_not_left(float_model, tmp_path, monkeypatch):
     assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_a_file_that_is_rewritten_by_default_is_refused(
+    kind, tmp_path, monkeypatch
+):
+    def patch_with_clips(converted, specs):
+        rows = patcher.patch(converted, specs)
+        for node in converted.graph.node:
+            if node.op_type == "Min":
+                x, limit = node.input
+                node.op_type = "Clip"
+                node.input[:] = [x, "", limit]
+        return rows
+
+    monkeypatch.setattr(exporter, "patch", patch_with_clips)
+    model = quantized(with_large_biases(*STACKS[kind]()), "INT4")
+    with pytest.raises(RuntimeError, match="DISAGREES"):
+        fliqs_keras.export_onnx(model, tmp_path / "model.onnx", verify_data=X)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_installed_is_named(float_model, tmp_path, monkeypatch):
     model = quantized(float_model, "INT8")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
