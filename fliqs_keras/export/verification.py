@@ -36,8 +36,8 @@ __all__ = [
 
 _TOLERANCE = 1e-3
 # Of the tolerance, at the quantizers of an ONNX file, which rounds nothing but
-# what Keras rounds. Of right files the excess was below 1e-10, and where
-# onnxruntime had rounded biases in INT4, 3e-5 to 8e-4.
+# what Keras rounds. Of right files the excess was below 1e-10, of convolutions
+# in INT4 whose biases onnxruntime had rounded, above 1e-5.
 _ONNX_SHARE = 1e-2
 _SHOWN = 3
 
