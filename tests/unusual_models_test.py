@@ -478,10 +478,14 @@ def test_a_functional_model_of_ones_own_class_has_a_graph(
     own.set_weights(plain.get_weights())
     fliqs_keras.calibrate(plain, X)
     fliqs_keras.calibrate(own, X)
-    peaks = [fliqs_keras.ActivationBytes()(model) for model in (plain, own)]
+    assignment = fliqs_keras.FormatAssignment.from_model(plain)
+    models = plain, own
+    if "left:width" in assignment:
+        # Tensors have one size each once sizes are decided.
+        models = [fliqs_keras.nas.extract(model) for model in models]
+    peaks = [fliqs_keras.ActivationBytes()(model) for model in models]
     assert peaks[0] == peaks[1] > 0
     np.testing.assert_array_equal(own(X), plain(X))
-    assignment = fliqs_keras.FormatAssignment.from_model(plain)
     assert fliqs_keras.FormatAssignment.from_model(own) == assignment
     own.save(tmp_path / "own.keras")
     loaded = keras.saving.load_model(tmp_path / "own.keras")
