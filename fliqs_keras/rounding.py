@@ -51,7 +51,9 @@ def _pick(table: Tensor, position: Tensor) -> Tensor:
 
 
 def _pick_threshold(thresholds: Tensor, index: Tensor) -> Tensor:
-    return _pick(thresholds, ops.maximum(index, 0))
+    # Not the number, beside which JAX may make floats of integers.
+    zero = ops.zeros_like(index)
+    return _pick(thresholds, ops.maximum(index, zero))
 
 
 def _round_to_one(number_format: Format, x: Tensor, scale: Tensor) -> Tensor:

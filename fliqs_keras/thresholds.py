@@ -100,9 +100,10 @@ def count_magnitudes_in_graph(magnitudes: Tensor, largest: Tensor) -> Tensor:
         The counts, of shape `(1, bins)`.
     """
     width = ops.maximum(largest, SMALLEST_THRESHOLD) / _BINS
-    bins = ops.minimum(ops.cast(magnitudes / width, "int32"), _BINS - 1)
-    # One-hot vectors of what is out of range are zero.
-    bins = ops.where(magnitudes > 0, bins, -1)
+    bins = ops.minimum(magnitudes / width, _BINS - 1)
+    # One-hot vectors of what is out of range are zero. Integers last: where
+    # the default is bfloat16, JAX makes floats of them beside a number.
+    bins = ops.cast(ops.where(magnitudes > 0, bins, -1), "int32")
     counts = ops.sum(ops.one_hot(bins, _BINS, dtype="float32"), axis=0)
     return counts[None, :]
 

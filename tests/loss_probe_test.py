@@ -73,8 +73,6 @@ def few_bits():
     set_default("float32")
 
 
-# On JAX Keras makes floats of positions there, which select no format.
-@pytest.mark.tensorflow
 def test_losses_where_the_default_of_keras_has_few_bits(few_bits):
     model = build_model()
     losses = probe(model, [[2, 2]])
