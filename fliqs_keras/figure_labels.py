@@ -18,7 +18,8 @@ def is_format(name: str | None) -> bool:
     return name is not None and name != "float" and "," not in name
 
 
-def by_bits(names) -> list[str]:
+def by_bits(names: Iterable[str]) -> list[str]:
+    """Returns each of some formats once, the narrowest first; then sizes."""
     # Sizes are written in digits, as JSON has keys.
     return sorted(
         {*names},
@@ -30,7 +31,8 @@ def by_bits(names) -> list[str]:
     )
 
 
-def colors_of(names) -> dict[str, Any]:
+def colors_of(names: Iterable[str]) -> dict[str, Any]:
+    """Returns a colour for each of some formats, by bits."""
     import matplotlib
 
     names = by_bits(names)
@@ -39,6 +41,7 @@ def colors_of(names) -> dict[str, Any]:
 
 
 def add_legend(figure: Any, colors: Mapping[str, Any]) -> None:
+    """Adds the colours of formats below a figure."""
     from matplotlib import patches
 
     handles = [patches.Patch(color=c, label=n) for n, c in colors.items()]
