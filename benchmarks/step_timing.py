@@ -164,8 +164,10 @@ def measure_time(config: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _median_ratio(times: dict[str, list[float]], way: str, base: str) -> float:
-    return statistics.median(times[way]) / statistics.median(times[base])
+def _median_ratio(
+    figures: dict[str, list[float]], way: str, base: str
+) -> float:
+    return statistics.median(figures[way]) / statistics.median(figures[base])
 
 
 def measure_memory(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -175,22 +177,34 @@ def measure_memory(config: dict[str, Any]) -> list[dict[str, Any]]:
         config: The settings, by the names of the flags.
 
     Returns:
-        A row for each way: peak megabytes, and the ratio to the first way.
+        A row for each way: peak megabytes of the median process, the ratio to
+        the first way, and the least and the largest peak.
     """
-    peaks = {}
-    for way in config["ways"]:
-        output = subprocess.run(
-            [sys.executable, "-c", _CHILD, json.dumps([way, config])],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        peaks[way] = json.loads(output.splitlines()[-1])
-    base = next(iter(peaks.values()))
+    peaks = {way: [] for way in config["ways"]}
+    for _ in range(config["rounds"]):
+        for way in peaks:
+            peaks[way].append(_peak_in_process(way, config))
+    base = next(iter(peaks))
     return [
-        {"way": way, "ratio": peak / base, "peak_megabytes": peak}
-        for way, peak in peaks.items()
+        {
+            "way": way,
+            "ratio": _median_ratio(peaks, way, base),
+            "peak_megabytes": statistics.median(peaks[way]),
+            "least_megabytes": min(peaks[way]),
+            "largest_megabytes": max(peaks[way]),
+        }
+        for way in peaks
     ]
+
+
+def _peak_in_process(way: str, config: dict[str, Any]) -> float:
+    output = subprocess.run(
+        [sys.executable, "-c", _CHILD, json.dumps([way, config])],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 _CHILD = """
@@ -209,12 +223,16 @@ def peak_of(way: str, config: dict[str, Any]) -> float:
 
 
 def environment() -> dict[str, str]:
-    """Returns the versions and the machine that figures belong to."""
+    """Returns the versions and the machine that figures belong to.
+
+    Settings of how the C library allocates memory are part of it.
+    """
     return {
         **training.versions(),
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": str(os.cpu_count()),
+        **{x: os.environ[x] for x in os.environ if x.startswith("MALLOC_")},
     }
 
 

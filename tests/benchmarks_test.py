@@ -125,6 +125,23 @@ def test_memory_is_measured_in_processes():
     assert 100 < row["peak_megabytes"] < 1e5
 
 
+def test_memory_is_that_of_the_median_process(monkeypatch):
+    peaks = iter([100.0, 130.0, 120.0, 120.0, 110.0, 121.0])
+    monkeypatch.setattr(
+        step_timing, "_peak_in_process", lambda *_: next(peaks)
+    )
+    _, row = step_timing.measure_memory({**CONFIG, "rounds": 3})
+    # Medians of 100, 120, 110 and of 130, 120, 121.
+    assert row["ratio"] == pytest.approx(1.1)
+    assert row["least_megabytes"] == 120
+    assert row["largest_megabytes"] == 130
+
+
+def test_settings_of_memory_are_part_of_the_environment(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    assert step_timing.environment()["MALLOC_ARENA_MAX"] == "1"
+
+
 @pytest.mark.parametrize(
     "name, convolutions",
     [("chain", 6), ("residual", 21), ("mobilenet_v2", 52), ("resnet50", 53)],
