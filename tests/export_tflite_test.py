@@ -221,6 +221,44 @@ def test_unsupported_layer(path):
     check_untouched(path)
 
 
+def model_of_grouped_volumes():
+    inputs = keras.Input((3, 3, 3, 4))
+    outputs = layers.Conv3D(6, 3, groups=2, name="volumes")(inputs)
+    space = fliqs_keras.SearchSpace("INT8", activations=None)
+    return fliqs_keras.apply(keras.Model(inputs, outputs), space)
+
+
+@pytest.mark.parametrize(
+    "export", [fliqs_keras.export_tflite, fliqs_keras.export_onnx]
+)
+def test_grouped_convolutions_of_volumes_are_refused(export, path):
+    with pytest.raises(ValueError, match="of one group.*'volumes'"):
+        export(model_of_grouped_volumes(), path)
+    check_untouched(path)
+
+
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_a_file_that_no_runtime_runs_is_not_left(
+    is_verified, path, monkeypatch
+):
+    monkeypatch.setattr(tflite, "check_groups", lambda model: None)
+    data = np.zeros((1, 3, 3, 3, 4)) if is_verified else None
+    with pytest.raises(ValueError, match="CONV_3D.*failed to prepare"):
+        fliqs_keras.export_tflite(
+            model_of_grouped_volumes(), path, verify_data=data
+        )
+    check_untouched(path)
+
+
+def test_files_of_open_sizes_are_not_refused(path):
+    # Of one pixel, which is all that is known, two kernels leave nothing.
+    x = keras.Input((None, None, 2))
+    outputs = layers.Conv2D(3, 3)(layers.Conv2D(3, 3)(x))
+    space = fliqs_keras.SearchSpace("INT8", activations=None)
+    model = fliqs_keras.apply(keras.Model(x, outputs), space)
+    assert fliqs_keras.export_tflite(model, path).file_bytes
+
+
 def test_control_flow_between_quantized_layers(path):
     model, data = quantized_with(Doubling())
     report = fliqs_keras.export_tflite(model, path, verify_data=data)

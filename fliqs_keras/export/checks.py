@@ -6,8 +6,10 @@ import pathlib
 import keras
 from absl import logging
 
+from fliqs_keras import _keras
 from fliqs_keras.assignments import decisions
 from fliqs_keras.export.report import ExportReport
+from fliqs_keras.export.running import prepare
 from fliqs_keras.export.verification import VerificationReport
 from fliqs_keras.quantized_layers import QuantizedLayer
 
@@ -51,6 +53,45 @@ def check_calibrated(model: keras.Model, layers: list[QuantizedLayer]) -> None:
             f"layers {uncalibrated} that have seen no data. Train the model, "
             "or call `fliqs_keras.calibrate(model, data)`"
         )
+
+
+def check_groups(model: keras.Model) -> None:
+    """Checks that runtimes have the convolutions of a model.
+
+    The converters write grouped ones over volumes as if they had one group.
+
+    Raises:
+        ValueError: If not.
+    """
+    grouped = [
+        layer.path
+        for layer in _keras.flatten_layers(model)
+        if isinstance(layer, keras.layers.Conv3D) and layer.groups > 1
+    ]
+    if grouped:
+        raise ValueError(
+            "Expected Conv3D layers of one group, as runtimes have no others. "
+            f"Received: {grouped} of several. Split the channels, convolve "
+            "the parts and concatenate them, or leave these layers out of the "
+            "model and run them outside the file"
+        )
+
+
+def check_preparable(path: str | os.PathLike) -> None:
+    """Checks that LiteRT has kernels that take what they are given.
+
+    Raises:
+        ValueError: If not.
+    """
+    try:
+        prepare(path)
+    except RuntimeError as error:
+        raise ValueError(
+            "Expected a model of ops that LiteRT can run. Received: "
+            f"{error}. Replace the layer that needs them, or leave it out of "
+            "the model and run it outside the file. If the model takes some "
+            "batch sizes only, fix one by `input_signature`"
+        ) from error
 
 
 def log_sizes(model: keras.Model) -> None:

@@ -8,7 +8,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from fliqs_keras.export.batches import run_in_batches
 
-__all__ = ["TfliteFile", "run_tflite"]
+__all__ = ["TfliteFile", "prepare", "run_tflite"]
+
+_BUILTIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
 def run_tflite(
@@ -61,11 +63,7 @@ class TfliteFile:
     """
 
     def __init__(self, xnnpack: bool, **source: str | bytes):
-        resolver = (
-            OpResolverType.AUTO
-            if xnnpack
-            else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
+        resolver = OpResolverType.AUTO if xnnpack else _BUILTIN
         interpreter = Interpreter(
             experimental_op_resolver_type=resolver, **source
         )
@@ -87,6 +85,26 @@ class TfliteFile:
             name: _dequantize(y, self._outputs[name])
             for name, y in outputs.items()
         }
+
+
+def prepare(path: str | os.PathLike) -> None:
+    """Has the built-in kernels look at what they are given, but not run.
+
+    Of an open batch size, one example. Where other sizes are open, nothing is
+    known of what kernels are given.
+
+    Args:
+        path: The file.
+
+    Raises:
+        RuntimeError: If a kernel does not take it.
+    """
+    interpreter = Interpreter(
+        os.fspath(path), experimental_op_resolver_type=_BUILTIN
+    )
+    inputs = interpreter.get_input_details()
+    if all(np.all(details["shape_signature"][1:] > 0) for details in inputs):
+        interpreter.allocate_tensors()
 
 
 def _quantize(x: np.ndarray, details: dict) -> np.ndarray:

@@ -9,6 +9,8 @@ from fliqs_keras.export.checks import (
     check_agreement,
     check_calibrated,
     check_destination,
+    check_groups,
+    check_preparable,
     log_floats,
     log_sizes,
 )
@@ -108,6 +110,7 @@ def export_tflite(
         )
     layers = quantized_layers(model)
     check_calibrated(model, layers)
+    check_groups(model)
     log_sizes(model)
     if verify_data is not None:
         _, verify_data = gather_inputs(model, verify_data)
@@ -125,8 +128,11 @@ def export_tflite(
     )
     verification = None
 
-    def verify(temporary_path):
+    def check(temporary_path):
         nonlocal verification
+        check_preparable(temporary_path)
+        if verify_data is None:
+            return
         is_exact = mode == "dequantize" and simulate_activations
         verification = verify_export(
             model,
@@ -136,9 +142,7 @@ def export_tflite(
         )
         check_agreement(verification, path)
 
-    write_atomically(
-        path, content, check=None if verify_data is None else verify
-    )
+    write_atomically(path, content, check=check)
     report = ExportReport(
         layers=tuple(rows),
         file_bytes=len(content),

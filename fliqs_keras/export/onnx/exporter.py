@@ -9,6 +9,7 @@ from fliqs_keras.export.checks import (
     check_agreement,
     check_calibrated,
     check_destination,
+    check_groups,
     log_floats,
     log_sizes,
 )
@@ -75,6 +76,7 @@ def export_onnx(
     check_destination(path)
     layers = quantized_layers(model)
     check_calibrated(model, layers)
+    check_groups(model)
     log_sizes(model)
     if verify_data is not None:
         _, verify_data = gather_inputs(model, verify_data)
