@@ -20,6 +20,7 @@ from fliqs_keras.formats import parse_format
 from tests.export_markers_test import (
     Conv1D,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     calibrate,
@@ -158,6 +159,7 @@ def model_of(kind):
         "conv": lambda: Conv2D(8, 3, 2, "same", use_bias=False)(x),
         "point": lambda: Conv2D(8, 1, use_bias=False)(x),
         "grouped": lambda: Conv2D(8, 3, groups=2, use_bias=False)(x),
+        "transposed": lambda: Conv2DTranspose(8, 3, use_bias=False)(x),
         "dilated": lambda: Conv2D(8, 3, dilation_rate=2, use_bias=False)(x),
         "causal": lambda: Conv1D(8, 3, padding="causal", use_bias=False)(
             layers.Reshape((64, 8))(x)
@@ -297,6 +299,19 @@ def test_reasons_to_stay_in_float(weights, activations, weight_storage, reason):
     inputs = random_inputs(model, batch=8)
     actual = run(buffer, inputs)["y"]
     assert difference(actual, simulate(model, inputs)["y"]) <= 1e-5
+
+
+def test_ops_without_integer_kernels():
+    model = model_of("transposed")
+    specs = [
+        dataclasses.replace(spec, path=spec.path.split("/")[-1])
+        for spec in quantize(model, "INT8", "INT8")
+    ]
+    _, (row,) = patch(convert(model), specs, mode="integer")
+    assert row.kernel == "dequantize"
+    assert row.reason == (
+        "in float: no op that reads its weight has an integer kernel"
+    )
 
 
 def test_outputs_that_nothing_quantizes():

@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Iterable
 
 from fliqs_keras.export.results import LayerResult
-from fliqs_keras.export.specs import LayerSpec
-from fliqs_keras.export.storage import storage_of
 from fliqs_keras.export.verification import VerificationReport
 
-__all__ = ["ExportReport", "StorageCost", "storage_costs"]
+__all__ = ["ExportReport", "StorageCost", "storage_cost"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,26 +25,26 @@ class StorageCost:
     decoded_each_time: int
 
 
-def storage_costs(
-    specs: Iterable[LayerSpec], mode: str = "dequantize"
-) -> tuple[StorageCost, ...]:
-    """Returns what each choice of `weight_storage` costs for some layers.
+def storage_cost(
+    weight_storage: str, layers: Iterable[LayerResult]
+) -> StorageCost:
+    """Returns what a choice of `weight_storage` costs.
 
     Args:
-        specs: The layers.
-        mode: `"dequantize"` or `"integer"`.
+        weight_storage: The choice.
+        layers: What became of each weight with it.
     """
-    weights = [weight for spec in specs for weight in spec.weights]
-    costs = []
-    for choice in ("compact", "fast"):
-        taken = decoded = 0
-        for weight in weights:
-            storage = storage_of(weight.format, choice, mode)
-            size = weight.codes.size
-            taken += 4 * size if storage is None else storage.nbytes(size)
-            decoded += storage is not None and not storage.is_decoded_once
-        costs.append(StorageCost(choice, taken, decoded))
-    return tuple(costs)
+    layers = list(layers)
+    decoded = [row for row in layers if _is_decoded_each_time(row)]
+    taken = sum(row.bytes for row in layers)
+    return StorageCost(weight_storage, taken, len(decoded))
+
+
+def _is_decoded_each_time(row: LayerResult) -> bool:
+    """Whether runtimes do not decode a weight once, when they load it."""
+    if row.kernel == "dequantize":
+        return row.tensor_type not in ("INT8", "FLOAT16")
+    return row.kernel == "lookup"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,9 @@ from fliqs_keras.export.tracing import Trace
 
 __all__ = ["LayerResult", "Placement", "summarize"]
 
+# Types that integer kernels read.
+_INTEGERS = ("INT2", "INT4", "INT8")
+
 
 class AnyStorage(Protocol):
     """What is asked of the storage of every kind of file."""
@@ -76,13 +79,18 @@ class Placement:
         """
         if self.storage is None:
             return self
-        reason = reasons.get(self.codes, "its weight is no integer")
+        reason = reasons.get(self.codes, self._why_in_float())
         notes = [self.note, f"in float: {reason}" if reason else ""]
         return dataclasses.replace(
             self,
             note="; ".join(filter(None, notes)),
             is_integer=not reason,
         )
+
+    def _why_in_float(self) -> str:
+        if self.storage.lookup or self.storage.tensor_type not in _INTEGERS:
+            return "its weight is no integer of at most 8 bits"
+        return "no op that reads its weight has an integer kernel"
 
 
 def summarize(

@@ -1,6 +1,6 @@
 """The quantized layers of a Keras model, as the exporter reads them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -22,25 +22,19 @@ class Snapshot(CallHook):
 
     Args:
         layers: The layers, as they now are.
+        paths: Their paths in the model, by `id`.
         mark: Called with a tensor and a path, returns the tensor marked.
     """
 
     def __init__(
         self,
         layers: list[QuantizedLayer],
+        paths: Mapping[int, str],
         mark: Callable[[tf.Tensor, str], tf.Tensor],
     ):
         self._layers = layers
         self._mark = mark
-        self._paths = {}
-        for layer in layers:
-            path = name = layer.quantize_config.decision
-            number = 1
-            # Several layers may share a decision.
-            while path in self._paths.values():
-                path = f"{name}_{number}"
-                number += 1
-            self._paths[id(layer)] = path
+        self._paths = paths
         self._weights = {
             id(variable): keras.ops.convert_to_numpy(
                 quantizer(layer.weight_value(variable), training=False)

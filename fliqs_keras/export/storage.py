@@ -65,11 +65,6 @@ class Storage:
         """Bits that one stored value takes."""
         return _BITS[self.tensor_type]
 
-    @property
-    def is_decoded_once(self) -> bool:
-        """Whether runtimes decode the constant once, when they load it."""
-        return self.tensor_type in ("INT8", "FLOAT16") and not self.lookup
-
     def nbytes(self, size: int) -> int:
         """Bytes that `size` stored values take, packed."""
         return -(-size * self.bits // 8)

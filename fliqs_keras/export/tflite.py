@@ -1,5 +1,6 @@
 """Export of a quantized Keras model to a LiteRT file."""
 
+import functools
 import os
 from typing import Any
 
@@ -17,11 +18,12 @@ from fliqs_keras.export.checks import (
 from fliqs_keras.export.converter import convert
 from fliqs_keras.export.markers import mark
 from fliqs_keras.export.patcher import patch
-from fliqs_keras.export.report import ExportReport, storage_costs
+from fliqs_keras.export.report import ExportReport, storage_cost
 from fliqs_keras.export.signature import input_specs
 from fliqs_keras.export.snapshot import Snapshot
 from fliqs_keras.export.verification import gather_inputs, verify_export
 from fliqs_keras.files import write_atomically
+from fliqs_keras.model_layers import layer_paths
 from fliqs_keras.quantized_layers import quantized_layers
 
 __all__ = ["export_tflite"]
@@ -114,17 +116,30 @@ def export_tflite(
     log_sizes(model)
     if verify_data is not None:
         _, verify_data = gather_inputs(model, verify_data)
-    snapshot = Snapshot(layers, mark)
+    snapshot = Snapshot(layers, layer_paths(model), mark)
     specs = snapshot.specs()
     converted = convert(model, input_specs(model, input_signature), snapshot)
-    content, rows = patch(
+    patch_with = functools.partial(
+        patch,
         converted,
         specs,
         mode=mode,
+        simulate_floats=simulate_activations,
+    )
+    content, rows = patch_with(
         integer_io=integer_io,
         weight_storage=weight_storage,
-        simulate_floats=simulate_activations,
         strip_names=strip_names,
+    )
+    # What the other choice costs is only known from what it becomes.
+    costs = tuple(
+        storage_cost(
+            choice,
+            rows
+            if choice == weight_storage
+            else patch_with(weight_storage=choice)[1],
+        )
+        for choice in _CHOICES["weight_storage"]
     )
     verification = None
 
@@ -148,7 +163,7 @@ def export_tflite(
         file_bytes=len(content),
         mode=mode,
         weight_storage=weight_storage,
-        storage_costs=storage_costs(specs, mode),
+        storage_costs=costs,
         verification=verification,
     )
     log_floats(report)

@@ -20,6 +20,7 @@ from fliqs_keras.export.signature import input_specs
 from fliqs_keras.export.snapshot import Snapshot
 from fliqs_keras.export.verification import gather_inputs, verify_export
 from fliqs_keras.files import write_atomically
+from fliqs_keras.model_layers import layer_paths
 from fliqs_keras.quantized_layers import quantized_layers
 
 __all__ = ["export_onnx"]
@@ -80,7 +81,7 @@ def export_onnx(
     log_sizes(model)
     if verify_data is not None:
         _, verify_data = gather_inputs(model, verify_data)
-    snapshot = Snapshot(layers, mark)
+    snapshot = Snapshot(layers, layer_paths(model), mark)
     converted = convert(model, input_specs(model, input_signature), snapshot)
     rows = patch(converted, snapshot.specs())
     require("onnx").checker.check_model(converted)
