@@ -90,6 +90,27 @@ def test_layers_behind_other_moves_compute_in_integers(layer, shape, tmp_path):
     assert report.verification.agrees
 
 
+@pytest.mark.parametrize(
+    "weight_storage, kernel",
+    [("compact", "dequantize"), ("fast", "integer")],
+)
+def test_sums_of_few_steps(weight_storage, kernel, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    data = rows(shape=(6,))
+    outputs = layers.Dense(5)(layers.Dense(4, "relu")(inputs))
+    model = quantized(inputs, outputs, data, "INT2", every_tensor="INT2")
+    report = fliqs_keras.export_tflite(
+        model,
+        tmp_path / "model.tflite",
+        mode="integer",
+        weight_storage=weight_storage,
+        verify_data=data,
+    )
+    assert [row.kernel for row in report.layers] == [kernel] * 2
+    assert report.verification.agrees
+
+
 @pytest.mark.parametrize("number_format", ["INT4", "INT8"])
 def test_codes_of_inputs_saturate(number_format, tmp_path):
     keras.utils.set_random_seed(0)

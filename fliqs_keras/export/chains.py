@@ -32,6 +32,12 @@ class Chain:
         return self.ops[-1].outputs[0]
 
     @property
+    def max_code(self) -> int:
+        """The largest code, at which the type ends once it is zero."""
+        zero_point = self.quantization.zero_point
+        return 127 - zero_point if zero_point >= 0 else 128 + zero_point
+
+    @property
     def entry(self) -> Quantization:
         """Scale and zero point with which the type ends at the top code."""
         if not self.clips_above:

@@ -36,6 +36,9 @@ _BIAS = 2
 # with them the whole file: those of a tensor that is always zero.
 _SMALLEST_FACTOR = 2.0**-32
 _FACTOR_LIMIT = 2.0**8
+# Steps of the sum, as a part of the largest output: the bias is rounded to
+# them, and kernels that round twice first round to about as much.
+_COARSEST_STEP = 2.0**-5
 _INT32_MAX = np.iinfo(np.int32).max
 
 
@@ -117,6 +120,11 @@ def _plan_weighted(graph: Graph, op: schema.OperatorT) -> _Fusion:
     factor = scale / chain.quantization.scale[0]
     if np.any(factor < _SMALLEST_FACTOR) or np.any(factor >= _FACTOR_LIMIT):
         raise _UnfitError("its output is nearly zero, or far from its input")
+    if np.any(factor > _COARSEST_STEP * chain.max_code):
+        raise _UnfitError(
+            "its sum has few steps, as its weight has few bits; "
+            "weight_storage='fast' fills 8"
+        )
     channels = graph.shape(weight)[axis]
     bias = _integer_bias(graph, op, channels, scale)
     return _Fusion((source, weight, bias), chain)
