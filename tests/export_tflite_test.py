@@ -93,38 +93,6 @@ def test_report_as_text(model, path):
     assert "agrees" in str(report)
 
 
-def test_paths_of_layers_that_share_a_decision(path):
-    x = keras.Input((4,))
-    y = layers.Dense(3, name="block_b")(layers.Dense(4, name="block_a")(x))
-    space = fliqs_keras.SearchSpace("INT8", groups="block_*", activations=None)
-    model = fliqs_keras.apply(keras.Model(x, y), space)
-    report = fliqs_keras.export_tflite(model, path)
-    assert [row.path for row in report.layers] == ["block_a", "block_b"]
-
-
-def test_costs_of_tables(path):
-    x = keras.Input((3,), dtype="int32")
-    y = layers.Embedding(50, 8, name="table")(x)
-    space = fliqs_keras.SearchSpace("INT2", activations=None)
-    model = fliqs_keras.apply(keras.Model(x, y), space)
-    report = fliqs_keras.export_tflite(model, path)
-    # Of 400 codes, 4 bits and 8.
-    assert [cost.bytes for cost in report.storage_costs] == [200, 400]
-    assert report.weight_bytes == 200
-
-
-def test_integer_kernels_decode_nothing(path):
-    x = keras.Input((4,))
-    model = fliqs_keras.apply(
-        keras.Model(x, layers.Dense(4)(x)), "INT4", every_tensor="INT8"
-    )
-    fliqs_keras.calibrate(model, np.eye(4, dtype="float32"))
-    report = fliqs_keras.export_tflite(model, path, mode="integer")
-    assert [row.kernel for row in report.layers] == ["integer"]
-    costs = [(x.bytes, x.decoded_each_time) for x in report.storage_costs]
-    assert costs == [(8, 0), (16, 0)]
-
-
 def test_fast_storage_and_stripped_names(model, path):
     sizes = [
         fliqs_keras.export_tflite(model, path, **options).file_bytes
@@ -345,22 +313,6 @@ def test_sequences_of_open_length(path):
     )
     assert report.verification.agrees
     assert not [x for x in model.layers if getattr(x, "unroll", False)]
-
-
-def test_codes_before_several_normalizations_count_once(path):
-    keras.utils.set_random_seed(0)
-    conv = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")
-    norms = [layers.BatchNormalization() for _ in range(2)]
-    x = inputs = keras.Input((4, 4, 4))
-    for norm in norms:
-        x = layers.ReLU()(norm(conv(x)))
-    norms[0].gamma.assign([1.0, 2.0, 3.0, 4.0])
-    norms[1].gamma.assign([4.0, 1.0, 2.0, 3.0])
-    space = fliqs_keras.SearchSpace("INT8", activations=None)
-    model = fliqs_keras.apply(keras.Model(inputs, x), space)
-    report = fliqs_keras.export_tflite(model, path)
-    assert report.weight_bytes == report.ideal_bytes == 3 * 3 * 4 * 4
-    assert [row.reason for row in report.layers] == [""]
 
 
 def test_nested_and_shared_layers_of_several_inputs(path):
