@@ -254,8 +254,9 @@ def test_the_delegate_is_left_out_where_asked(tmp_path, monkeypatch):
         (X[:0], "at least one"),
         ([], "at least one batch"),
         ({"x": X, "y": X}, "arrays|batch"),
+        ((X, X), r"Of `\(x, y\)` pass `x` only"),
     ],
-    ids=["no_examples", "no_batch", "other_structure"],
+    ids=["no_examples", "no_batch", "other_structure", "pair"],
 )
 def test_data_that_does_not_fit(data, message, tmp_path):
     model = identity_model()

@@ -181,7 +181,8 @@ def verify_export(
         path: The file.
         data: Inputs as the model takes them: an array, or a structure of
             arrays; or an iterable of batches such as a `tf.data.Dataset`,
-            whose elements are inputs or tuples that begin with them.
+            whose elements are inputs or tuples that begin with them. Not a
+            pair of inputs and targets.
         batch_size: Examples in one call.
         tolerance: Largest root mean square of the difference, as a part of
             that of the output around its mean, with which the file agrees;
@@ -289,7 +290,8 @@ def gather_inputs(model: keras.Model, data: Any) -> tuple[Any, Any]:
     """Returns the specs of a model's inputs, and data in that structure.
 
     Raises:
-        ValueError: If the data is empty or does not fit the model.
+        ValueError: If the data is empty, does not fit the model, or is a tuple
+            that is not one of inputs.
     """
     try:
         specs = input_specs(model)
@@ -297,6 +299,13 @@ def gather_inputs(model: keras.Model, data: Any) -> tuple[Any, Any]:
         specs = input_specs(model, data)
     data = _in_structure(data, specs)
     if not _has_structure(data, specs):
+        if isinstance(data, tuple):
+            # That could be batches, but is a pair more often.
+            raise ValueError(
+                "Expected inputs as the model takes them, or an iterable of "
+                f"batches that is no tuple. Received: a tuple of {len(data)}. "
+                "Of `(x, y)` pass `x` only, and batches as a list"
+            )
         batches = [b[0] if isinstance(b, tuple) else b for b in data]
         batches = [_in_structure(b, specs) for b in batches]
         if not batches:
