@@ -127,9 +127,7 @@ def test_memory_is_measured_in_processes():
 
 def test_memory_is_that_of_the_median_process(monkeypatch):
     peaks = iter([100.0, 130.0, 120.0, 120.0, 110.0, 121.0])
-    monkeypatch.setattr(
-        step_timing, "_peak_in_process", lambda *_: next(peaks)
-    )
+    monkeypatch.setattr(step_timing, "_peak_in_process", lambda *_: next(peaks))
     _, row = step_timing.measure_memory({**CONFIG, "rounds": 3})
     # Medians of 100, 120, 110 and of 130, 120, 121.
     assert row["ratio"] == pytest.approx(1.1)
