@@ -91,9 +91,10 @@ def export_tflite(
         An `ExportReport`.
 
     Raises:
-        ValueError: If the model is not quantized or cannot be converted, if
-            the activation thresholds of a layer were never set, if an
-            argument is unknown, or if the Keras backend is not TensorFlow.
+        ValueError: If the model is not quantized, or cannot be converted or
+            be run by LiteRT, if the activation thresholds of a layer were
+            never set, if an argument is unknown, or if the Keras backend is
+            not TensorFlow.
         RuntimeError: If the file disagrees with the Keras model on
             `verify_data`. What was at `path` is then still there.
 
