@@ -211,14 +211,8 @@ def input_batches(
             )
             for start in range(0, size, batch_size)
         )
-    elif isinstance(data, tuple) and len(data) > 1:
-        # That could be batches, but is a pair of inputs and targets more often.
-        raise ValueError(
-            "Expected inputs as the model takes them, or an iterable of "
-            f"batches that is no tuple. Received: a tuple of {len(data)}. Of "
-            "`(x, y)` pass `x` only, and batches as a list"
-        )
     else:
+        check_no_pair(data)
         batches = (b[0] if isinstance(b, tuple) else b for b in data)
     is_empty = True
     for batch in batches:
@@ -227,6 +221,22 @@ def input_batches(
             yield batch
     if is_empty:
         raise ValueError("Expected data of at least one batch. Received: none")
+
+
+def check_no_pair(data: Any) -> None:
+    """Checks that batches of inputs are no tuple.
+
+    That could be batches, but is a pair of inputs and targets more often.
+
+    Raises:
+        ValueError: If they are a tuple of several.
+    """
+    if isinstance(data, tuple) and len(data) > 1:
+        raise ValueError(
+            "Expected inputs as the model takes them, or an iterable of "
+            f"batches that is no tuple. Received: a tuple of {len(data)}. Of "
+            "`(x, y)` pass `x` only, and batches as a list"
+        )
 
 
 def count_examples(inputs: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from fliqs_keras.calibration import check_no_pair
 from fliqs_keras.export.differences import (
     OutputDifference,
     Outputs,
@@ -291,7 +292,7 @@ def gather_inputs(model: keras.Model, data: Any) -> tuple[Any, Any]:
 
     Raises:
         ValueError: If the data is empty, does not fit the model, or is a tuple
-            that is not one of inputs.
+            of several that are not its inputs.
     """
     try:
         specs = input_specs(model)
@@ -299,13 +300,7 @@ def gather_inputs(model: keras.Model, data: Any) -> tuple[Any, Any]:
         specs = input_specs(model, data)
     data = _in_structure(data, specs)
     if not _has_structure(data, specs):
-        if isinstance(data, tuple):
-            # That could be batches, but is a pair more often.
-            raise ValueError(
-                "Expected inputs as the model takes them, or an iterable of "
-                f"batches that is no tuple. Received: a tuple of {len(data)}. "
-                "Of `(x, y)` pass `x` only, and batches as a list"
-            )
+        check_no_pair(data)
         batches = [b[0] if isinstance(b, tuple) else b for b in data]
         batches = [_in_structure(b, specs) for b in batches]
         if not batches:
